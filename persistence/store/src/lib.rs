@@ -81,6 +81,9 @@ pub struct ConversationWrite {
     pub key: Option<ConversationKey>,
     pub events: Vec<EventRow>,
     pub state: Option<(Bytes, Position)>,
+    /// The highest seq of the conversation as of `state`, whose write time it has: where the newest page is. Set whenever
+    /// `state` is; a store never decodes a state.
+    pub last_seq: Seq,
     pub open_session: Option<OpenSessionWrite>,
     pub sessions_closed: Vec<ClosedSession>,
 }
@@ -143,8 +146,14 @@ pub trait History: Send + Sync + 'static {
         partition: Partition,
     ) -> Result<Vec<OpenSession>, StoreError>;
 
-    /// Returns when all of it can be read back. Safe to repeat, whole or in part.
+    /// Returns when all of it can be read back, and would be after a kill -9 of this process. Safe to repeat, whole or in part.
     async fn write(&self, batch: PartitionWrite) -> Result<(), StoreError>;
+
+    /// Returns when everything written before survives a loss of power too, as far as the store's own settings promise it.
+    /// Called before an offset is committed, once for many writes.
+    async fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Closed sessions of an agent, newest first.
     async fn sessions_of_agent(
