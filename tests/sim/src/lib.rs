@@ -1,1 +1,3 @@
-//! sim
+//! The seeded simulation of the pure cores, and the checker that decides every run, simulated or real.
+
+pub mod checker;

@@ -1,0 +1,3 @@
+//! The checker: decides from one run's history which of RELIABILITY's invariants held.
+
+pub mod history;
