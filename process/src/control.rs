@@ -1,0 +1,449 @@
+//! The control topic's state: lanes, revocations and switches, as last heard. Pure, and beside it the view that roles read.
+//!
+//! Rules: a key's versions rise, what is not above the last is stale and changes nothing; what cannot be read is garbage,
+//! is counted, and the last good value stays. Whoever has the log feeds the records; nobody else writes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use wire::record::{Control, LaneControl, control};
+use wire::{Lane, Tenant};
+
+use crate::metrics;
+
+/// What a switch can hold off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Feature {
+    Typing,
+    Presence,
+    Receipts,
+    HistorySearch,
+    Webhooks,
+    Attachments,
+    NewSessions,
+}
+
+impl Feature {
+    pub const ALL: [Feature; 7] = [
+        Feature::Typing,
+        Feature::Presence,
+        Feature::Receipts,
+        Feature::HistorySearch,
+        Feature::Webhooks,
+        Feature::Attachments,
+        Feature::NewSessions,
+    ];
+
+    /// Its name in control records, metrics and the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Feature::Typing => "typing",
+            Feature::Presence => "presence",
+            Feature::Receipts => "receipts",
+            Feature::HistorySearch => "history_search",
+            Feature::Webhooks => "webhooks",
+            Feature::Attachments => "attachments",
+            Feature::NewSessions => "new_sessions",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.as_str() == name)
+    }
+}
+
+/// A switch as last heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchState {
+    pub on: bool,
+    /// Unix milliseconds; 0: until changed.
+    pub until_ms: i64,
+    pub why: String,
+}
+
+impl SwitchState {
+    fn counts_at(&self, now_ms: i64) -> bool {
+        self.until_ms == 0 || now_ms < self.until_ms
+    }
+}
+
+/// What applying a record did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    Changed,
+    /// Its version is not above the one we have: nothing changed.
+    Stale,
+}
+
+/// Why a record could not be applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Garbage {
+    #[error("the value is not a control record")]
+    Value,
+    #[error("the key names nothing that can be controlled, or not what the value is about")]
+    Key,
+    #[error("there is no switch of this name")]
+    UnknownSwitch,
+    #[error("a lane's record lacks its epoch or partitions, or goes back to a lower epoch")]
+    Lane,
+}
+
+/// Everything the control topic says; pure.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ControlState {
+    lanes: BTreeMap<String, LaneControl>,
+    revoked_before_ms: BTreeMap<(String, String), i64>,
+    /// (feature, lane, tenant); an empty lane or tenant means all.
+    switches: BTreeMap<(Feature, String, String), SwitchState>,
+    versions: BTreeMap<Vec<u8>, u64>,
+}
+
+impl ControlState {
+    /// Applies one record of the topic. On an error nothing has changed.
+    pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<Applied, Garbage> {
+        let about = About::from_key(key)?;
+        let Some(value) = value else {
+            return self.remove(key, &about);
+        };
+        let record: Control = prost::Message::decode(value).map_err(|_| Garbage::Value)?;
+        let content = record.about.ok_or(Garbage::Value)?;
+        if self.versions.get(key).is_some_and(|last| record.version <= *last) {
+            return Ok(Applied::Stale);
+        }
+        match (about, content) {
+            (About::Lane(name), control::About::Lane(lane)) if name == lane.lane => {
+                let last = self.lanes.get(name).map_or(0, |l| l.epoch);
+                if lane.epoch == 0 || lane.partitions == 0 || lane.epoch < last {
+                    return Err(Garbage::Lane);
+                }
+                self.lanes.insert(lane.lane.clone(), lane);
+            }
+            (About::Revoke(tenant, user), control::About::Revoke(r)) if (tenant, user) == (&*r.tenant, &*r.user) => {
+                self.revoked_before_ms.insert((r.tenant, r.user), r.before_ms);
+            }
+            (About::Switch(lane, tenant, name), control::About::Switch(s))
+                if (lane, tenant, name) == (&*s.lane, &*s.tenant, &*s.name) =>
+            {
+                let feature = Feature::from_name(name).ok_or(Garbage::UnknownSwitch)?;
+                let state = SwitchState { on: s.on, until_ms: s.until_ms, why: s.why };
+                self.switches.insert((feature, s.lane, s.tenant), state);
+            }
+            _ => return Err(Garbage::Key),
+        }
+        self.versions.insert(key.to_vec(), record.version);
+        Ok(Applied::Changed)
+    }
+
+    /// A tombstone gives a switch back to its default and forgets a revocation. A lane cannot be forgotten: it has an epoch.
+    fn remove(&mut self, key: &[u8], about: &About<'_>) -> Result<Applied, Garbage> {
+        match *about {
+            About::Lane(_) => return Err(Garbage::Lane),
+            About::Revoke(tenant, user) => {
+                self.revoked_before_ms.remove(&(tenant.to_owned(), user.to_owned()));
+            }
+            About::Switch(lane, tenant, name) => {
+                let feature = Feature::from_name(name).ok_or(Garbage::UnknownSwitch)?;
+                self.switches.remove(&(feature, lane.to_owned(), tenant.to_owned()));
+            }
+        }
+        // The version stays: an old record that comes again after its tombstone is still old.
+        Ok(if self.versions.contains_key(key) { Applied::Changed } else { Applied::Stale })
+    }
+
+    pub fn lane(&self, lane: &Lane) -> Option<&LaneControl> {
+        self.lanes.get(lane.as_str())
+    }
+
+    /// Is a token of this user, issued at that moment (`iat`, or 0 if it doesn't say), revoked?
+    pub fn is_revoked(&self, tenant: &str, user: &str, issued_at_ms: i64) -> bool {
+        // A borrowed look-up in a map of pairs would need a key type of its own; revocations are few and checked at the handshake.
+        self.revoked_before_ms
+            .get(&(tenant.to_owned(), user.to_owned()))
+            .is_some_and(|before| issued_at_ms < *before)
+    }
+
+    /// All revocations: (tenant, user, before_ms). For closing live connections.
+    pub fn revocations(&self) -> impl Iterator<Item = (&str, &str, i64)> {
+        self.revoked_before_ms.iter().map(|((tenant, user), before)| (tenant.as_str(), user.as_str(), *before))
+    }
+
+    /// May the feature be used? Yes, unless the narrowest switch that counts now (tenant in the lane, lane, tenant, all) is off.
+    pub fn is_on(&self, feature: Feature, lane: &Lane, tenant: &Tenant, now_ms: i64) -> bool {
+        if self.switches.is_empty() {
+            return true;
+        }
+        let (lane, tenant) = (lane.as_str(), tenant.as_str());
+        [(lane, tenant), (lane, ""), ("", tenant), ("", "")]
+            .into_iter()
+            .filter_map(|(l, t)| self.switches.get(&(feature, l.to_owned(), t.to_owned())))
+            .find(|s| s.counts_at(now_ms))
+            .is_none_or(|s| s.on)
+    }
+
+    /// Every switch that counts now: (feature, lane, tenant, state).
+    pub fn switches(&self, now_ms: i64) -> impl Iterator<Item = (Feature, &str, &str, &SwitchState)> {
+        self.switches
+            .iter()
+            .filter(move |(_, s)| s.counts_at(now_ms))
+            .map(|((feature, lane, tenant), s)| (*feature, lane.as_str(), tenant.as_str(), s))
+    }
+
+    /// The highest version applied.
+    pub fn version(&self) -> u64 {
+        self.versions.values().copied().max().unwrap_or(0)
+    }
+}
+
+enum About<'a> {
+    Lane(&'a str),
+    Revoke(&'a str, &'a str),
+    Switch(&'a str, &'a str, &'a str),
+}
+
+impl<'a> About<'a> {
+    fn from_key(key: &'a [u8]) -> Result<Self, Garbage> {
+        let key = std::str::from_utf8(key).map_err(|_| Garbage::Key)?;
+        let (what, rest) = key.split_once('/').ok_or(Garbage::Key)?;
+        match what {
+            "lane" => Lane::new(rest).map(|_| About::Lane(rest)).map_err(|_| Garbage::Key),
+            // A user's name may hold a '/', a tenant's cannot.
+            "revoke" => rest.split_once('/').map(|(t, u)| About::Revoke(t, u)).ok_or(Garbage::Key),
+            "switch" => {
+                let (lane, rest) = rest.split_once('/').ok_or(Garbage::Key)?;
+                let (tenant, name) = rest.split_once('/').ok_or(Garbage::Key)?;
+                Ok(About::Switch(lane, tenant, name))
+            }
+            _ => Err(Garbage::Key),
+        }
+    }
+}
+
+/// What one [`ControlView::feed`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fed {
+    pub changed: usize,
+    pub stale: usize,
+    pub garbage: usize,
+}
+
+/// What roles read: always a whole state, never half of one. Cheap to clone.
+#[derive(Clone)]
+pub struct ControlView {
+    inner: Arc<ViewInner>,
+}
+
+struct ViewInner {
+    /// The writer's copy; published after each batch.
+    state: Mutex<ControlState>,
+    shown: ArcSwap<ControlState>,
+    changes: watch::Sender<u64>,
+    caught_up: watch::Sender<bool>,
+}
+
+impl Default for ControlView {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ControlView {
+    pub fn new() -> Self {
+        Self {
+            inner: Arc::new(ViewInner {
+                state: Mutex::new(ControlState::default()),
+                shown: ArcSwap::from_pointee(ControlState::default()),
+                changes: watch::Sender::new(0),
+                caught_up: watch::Sender::new(false),
+            }),
+        }
+    }
+
+    /// Applies records of the topic, in its order, and shows the result at once. Give as many as are at hand: each call
+    /// that changes something copies the state.
+    pub fn feed<'a>(&self, records: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Fed {
+        let mut fed = Fed::default();
+        let mut state = self.inner.state.lock();
+        for (key, value) in records {
+            let outcome = match state.apply(key, value) {
+                Ok(Applied::Changed) => {
+                    fed.changed += 1;
+                    "applied"
+                }
+                Ok(Applied::Stale) => {
+                    fed.stale += 1;
+                    "stale"
+                }
+                Err(garbage) => {
+                    fed.garbage += 1;
+                    let key = String::from_utf8_lossy(key);
+                    tracing::warn!(key = %crate::logging::clean(&key), %garbage, "control record dropped; the last good one stays");
+                    "garbage"
+                }
+            };
+            metrics::CONTROL_RECORDS_TOTAL.with(&[("outcome", outcome)]).increment(1);
+        }
+        if fed.changed > 0 {
+            metrics::CONTROL_VERSION.get().set(state.version() as f64);
+            self.inner.shown.store(Arc::new(state.clone()));
+            self.inner.changes.send_modify(|n| *n += 1);
+        }
+        fed
+    }
+
+    /// The state now. Keep it no longer than one decision.
+    pub fn now(&self) -> arc_swap::Guard<Arc<ControlState>> {
+        self.inner.shown.load()
+    }
+
+    /// Wakes at each change; the number only says that there was one.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+
+    /// The tail has reached what was there when it began.
+    pub fn set_caught_up(&self) {
+        self.inner.caught_up.send_replace(true);
+    }
+
+    /// Returns when the tail has caught up; at once if it has already.
+    pub async fn caught_up(&self) {
+        // An error means the sender is gone, and the sender is in `self`.
+        let _ = self.inner.caught_up.subscribe().wait_for(|done| *done).await;
+    }
+
+    /// Writes the switches that count now to the metrics; call it once a second or so: expiries make no record.
+    pub fn show_switches(&self, now_ms: i64) {
+        let state = self.now();
+        for feature in Feature::ALL {
+            let off = state.switches(now_ms).filter(|(f, _, _, s)| *f == feature && !s.on).count();
+            metrics::SWITCHED_OFF.with(&[("feature", feature.as_str())]).set(off as f64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use wire::record::{Revoke, Switch};
+
+    use super::*;
+
+    fn typing(version: u64, lane: &str, tenant: &str, on: bool, until_ms: i64) -> (Vec<u8>, Vec<u8>) {
+        let switch = Switch {
+            lane: lane.into(),
+            tenant: tenant.into(),
+            name: "typing".into(),
+            on,
+            until_ms,
+            why: "test".into(),
+        };
+        let record = Control { version, about: Some(control::About::Switch(switch)) };
+        (format!("switch/{lane}/{tenant}/typing").into_bytes(), record.encode_to_vec())
+    }
+
+    fn lane_record(version: u64, epoch: u32) -> Vec<u8> {
+        let lane = LaneControl { lane: "core".into(), epoch, partitions: 12, ..Default::default() };
+        Control { version, about: Some(control::About::Lane(lane)) }.encode_to_vec()
+    }
+
+    fn is_typing_on(state: &ControlState, now_ms: i64) -> bool {
+        state.is_on(Feature::Typing, &Lane::new("core").unwrap(), &Tenant::new("demo").unwrap(), now_ms)
+    }
+
+    fn apply(state: &mut ControlState, (key, value): (Vec<u8>, Vec<u8>)) -> Result<Applied, Garbage> {
+        state.apply(&key, Some(&value))
+    }
+
+    #[test]
+    fn a_switch_holds_a_feature_off_until_it_expires() {
+        let mut state = ControlState::default();
+        assert!(is_typing_on(&state, 0));
+        apply(&mut state, typing(1, "core", "", false, 1_000)).unwrap();
+        assert!(!is_typing_on(&state, 999));
+        assert!(is_typing_on(&state, 1_000));
+    }
+
+    #[test]
+    fn the_narrowest_switch_that_counts_decides() {
+        let mut state = ControlState::default();
+        apply(&mut state, typing(1, "", "", false, 0)).unwrap();
+        assert!(!is_typing_on(&state, 5));
+        apply(&mut state, typing(2, "core", "demo", true, 10)).unwrap();
+        assert!(is_typing_on(&state, 5));
+        assert!(!is_typing_on(&state, 10), "the narrow one has expired");
+        assert!(state.is_on(Feature::Receipts, &Lane::new("core").unwrap(), &Tenant::new("demo").unwrap(), 5));
+    }
+
+    #[test]
+    fn versions_that_fall_or_repeat_change_nothing() {
+        let mut state = ControlState::default();
+        apply(&mut state, typing(5, "core", "", false, 0)).unwrap();
+        assert_eq!(apply(&mut state, typing(5, "core", "", true, 0)), Ok(Applied::Stale));
+        assert_eq!(apply(&mut state, typing(4, "core", "", true, 0)), Ok(Applied::Stale));
+        assert!(!is_typing_on(&state, 0));
+        state.apply(b"switch/core//typing", None).unwrap();
+        assert!(is_typing_on(&state, 0));
+        assert_eq!(apply(&mut state, typing(5, "core", "", false, 0)), Ok(Applied::Stale), "after its tombstone too");
+        assert_eq!(state.version(), 5);
+    }
+
+    #[test]
+    fn garbage_leaves_the_last_good_state() {
+        let mut state = ControlState::default();
+        state.apply(b"lane/core", Some(&lane_record(1, 3))).unwrap();
+        let good = state.clone();
+        let (_, switch) = typing(9, "core", "", false, 0);
+        let cases: Vec<(&[u8], Option<&[u8]>, Garbage)> = vec![
+            (b"\xff\xfe", Some(b"x"), Garbage::Key),
+            (b"nonsense", Some(&switch), Garbage::Key),
+            (b"lane/core", Some(b"\xff\xff\xff"), Garbage::Value),
+            (b"lane/core", Some(b""), Garbage::Value),
+            (b"lane/core", Some(&switch), Garbage::Key),
+            (b"lane/other", None, Garbage::Lane),
+            (b"switch/bulk//typing", Some(&switch), Garbage::Key),
+        ];
+        for (key, value, want) in cases {
+            assert_eq!(state.apply(key, value), Err(want), "{key:?}");
+            assert_eq!(state, good);
+        }
+        assert_eq!(state.apply(b"lane/core", Some(&lane_record(2, 2))), Err(Garbage::Lane), "epochs never fall");
+        assert_eq!(state, good);
+    }
+
+    #[test]
+    fn fields_of_a_newer_build_are_ignored() {
+        let mut state = ControlState::default();
+        let mut value = lane_record(1, 3);
+        value.extend_from_slice(&[0xfa, 0x3f, 0x02, b'h', b'i']); // field 1023, two bytes
+        assert_eq!(state.apply(b"lane/core", Some(&value)), Ok(Applied::Changed));
+        assert_eq!(state.lane(&Lane::new("core").unwrap()).unwrap().epoch, 3);
+    }
+
+    #[test]
+    fn a_revocation_counts_for_tokens_issued_before_it() {
+        let mut state = ControlState::default();
+        let revoke = Revoke { tenant: "demo".into(), user: "a/b".into(), before_ms: 1_000 };
+        let value = Control { version: 1, about: Some(control::About::Revoke(revoke)) }.encode_to_vec();
+        state.apply(b"revoke/demo/a/b", Some(&value)).unwrap();
+        assert!(state.is_revoked("demo", "a/b", 999));
+        assert!(!state.is_revoked("demo", "a/b", 1_000));
+        assert!(!state.is_revoked("acme", "a/b", 0));
+        assert_eq!(state.revocations().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_view_shows_whole_batches_and_wakes_those_who_watch() {
+        let view = ControlView::new();
+        let mut changes = view.changes();
+        let (key, value) = typing(1, "core", "", false, 0);
+        let fed = view.feed([(&key[..], Some(&value[..])), (&b"junk"[..], None), (&key[..], Some(&value[..]))]);
+        assert_eq!(fed, Fed { changed: 1, stale: 1, garbage: 1 });
+        changes.changed().await.unwrap();
+        assert!(!is_typing_on(&view.now(), 0));
+        view.set_caught_up();
+        view.caught_up().await;
+    }
+}
