@@ -7,6 +7,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use wire::{ConversationKey, Epoch, Lane, Partition, Position, Seq, Tenant};
 
+mod cell;
+mod digest;
+pub mod embedded;
+
+pub use digest::Digest;
+pub use embedded::Embedded;
+
 /// What the conversation's row holds: its folded state and its watermarks, each one cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredConversation {
@@ -117,6 +124,19 @@ pub struct PartitionWrite {
     pub marks: Vec<(ConversationKey, StoredMarks)>,
 }
 
+impl PartitionWrite {
+    /// A write to be filled.
+    pub fn new(lane: Lane, epoch: Epoch, partition: Partition) -> Self {
+        Self {
+            lane,
+            epoch,
+            partition,
+            conversations: Vec::new(),
+            marks: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// Away, or too slow: try again, the same write changes nothing twice.
@@ -165,4 +185,9 @@ pub trait History: Send + Sync + 'static {
 
     /// Succeeds when the store answers: for `/readyz` and for a paused consumer that waits.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// A fingerprint of all that is stored, write times included, by reading everything: for checks, not for production.
+    async fn digest(&self) -> Result<Digest, StoreError> {
+        Err(StoreError::Failed("this store has no digest".into()))
+    }
 }

@@ -1,0 +1,76 @@
+//! The embedded store's tables on disk: opening, locking, and how fjall is set up for them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use fjall::compaction::Leveled;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+
+use crate::StoreError;
+
+const MIB: u64 = 1 << 20;
+
+/// One fjall keyspace each, all in one journal: a batch over several is atomic.
+#[derive(Clone)]
+pub(super) struct Tables {
+    pub db: Database,
+    /// conversation, seq → write time, cell.
+    pub events: Keyspace,
+    /// conversation → write time, state.
+    pub states: Keyspace,
+    /// conversation → four watermarks.
+    pub marks: Keyspace,
+    /// partition, conversation → write time, session.
+    pub open_sessions: Keyspace,
+    /// partition, conversation → write time of the last delete, so that an older put stays dead. Apart from the live rows: a
+    /// take-over reads those alone.
+    pub deleted_sessions: Keyspace,
+    /// agent, opened at, customer → write time, session.
+    pub sessions_by_agent: Keyspace,
+    /// partition → the highest write time ever written because of it.
+    pub positions: Keyspace,
+}
+
+impl Tables {
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(dir).map_err(|e| StoreError::Failed(format!("{}: {e}", dir.display())))?;
+        let open = || {
+            let db = Database::builder(dir)
+                .max_journaling_size(1024 * MIB)
+                .cache_size(64 * MIB)
+                .open()?;
+            Ok(Self {
+                events: db.keyspace("events", bulk)?,
+                states: db.keyspace("states", bulk)?,
+                marks: db.keyspace("marks", small)?,
+                open_sessions: db.keyspace("open_sessions", small)?,
+                deleted_sessions: db.keyspace("deleted_sessions", small)?,
+                sessions_by_agent: db.keyspace("sessions_by_agent", small)?,
+                positions: db.keyspace("positions", small)?,
+                db,
+            })
+        };
+        open().map_err(|e| match e {
+            fjall::Error::Locked => StoreError::Locked(dir.display().to_string()),
+            e => StoreError::Failed(format!("{}: {e}", dir.display())),
+        })
+    }
+}
+
+/// Tables that grow with every message. All conversations are written at once, so each flush overlaps all that was flushed
+/// before: what compaction costs is the number of times a row is merged. Larger memtables, more runs in level 0 and a wider
+/// ratio between levels all lower it; a page then looks into a few more runs, which their filters keep cheap.
+fn bulk() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(128 * MIB)
+        .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(8)))
+}
+
+fn small() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(16 * MIB)
+}
+
+/// What an error of a read or write means to the caller. fjall refuses all writes after one that failed: there is nothing to retry.
+pub(super) fn failed(e: fjall::Error) -> StoreError {
+    StoreError::Failed(format!("the embedded store: {e}"))
+}

@@ -1,0 +1,83 @@
+//! One suite for every `History`: always on the embedded store, and on a CQL server where `SWITCHBOARD_TEST_CQL=host:port` names one.
+
+#![allow(clippy::unwrap_used)]
+
+mod suite;
+
+use std::future::Future;
+
+use store::Embedded;
+use suite::Store;
+
+/// An embedded store in a directory that goes with the test.
+fn embedded() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+fn run<F: Future<Output = ()>>(behaviour: impl FnOnce() -> F) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(behaviour());
+}
+
+macro_rules! on_both {
+    ($($file:ident :: $behaviour:ident),* $(,)?) => {
+        mod on_the_embedded_store {
+            $(#[test]
+            fn $behaviour() {
+                let (_dir, store) = super::embedded();
+                super::run(|| super::suite::$file::$behaviour(store));
+            })*
+        }
+    };
+}
+
+on_both! {
+    rows::nothing_is_loaded_of_a_conversation_nobody_wrote,
+    rows::what_is_written_is_read_back_whole,
+    rows::bodies_at_the_limit_and_placeholders_are_kept,
+    rows::a_lower_position_never_overwrites,
+    rows::a_state_alone_changes_no_event_and_no_last_seq,
+    rows::neighbours_and_tenants_never_mix,
+    rows::one_write_may_hold_many_conversations_and_marks,
+    pages::pages_are_the_same_across_bucket_borders,
+    pages::walking_either_way_shows_every_event_once,
+    pages::a_limit_beyond_the_cap_is_the_cap_and_zero_is_nothing,
+    marks::marks_only_rise_in_any_order,
+    marks::equal_sums_from_two_writers_both_count,
+    marks::marks_and_state_share_a_row_and_leave_each_other_alone,
+    marks::marks_that_say_nothing_write_nothing,
+    sessions::open_sessions_are_listed_by_partition,
+    sessions::a_closed_session_stays_closed_whatever_is_replayed,
+    sessions::closed_sessions_of_an_agent_are_newest_first,
+}
+
+/// Keeps its directory until it is dropped.
+mod embedded_replay {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn any_stretch_in_any_chunking_changes_nothing() {
+        let dirs = Mutex::new(Vec::new());
+        run(|| suite::replay::any_stretch_in_any_chunking_changes_nothing(|| async { fresh(&dirs) }, 24));
+    }
+
+    #[test]
+    fn a_digest_moves_with_every_kind_of_write() {
+        let dirs = Mutex::new(Vec::new());
+        run(|| suite::replay::a_digest_moves_with_every_kind_of_write(|| async { fresh(&dirs) }));
+    }
+
+    fn fresh(dirs: &Mutex<Vec<tempfile::TempDir>>) -> Store {
+        let (dir, store) = embedded();
+        dirs.lock().unwrap().push(dir);
+        store
+    }
+}
