@@ -1,0 +1,144 @@
+//! A conversation's history by HTTP: pages of entries, each the very bytes that were pushed.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::incoming::Event;
+use crate::transport::split_url;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PageError {
+    #[error("history of {conversation}: {why}")]
+    Request { conversation: String, why: String },
+    #[error("history of {conversation}: HTTP status {status}: {problem}")]
+    Status {
+        conversation: String,
+        status: u16,
+        problem: String,
+    },
+    #[error("history of {conversation}: {why}")]
+    Shape { conversation: String, why: String },
+}
+
+/// One page, rising.
+#[derive(Debug)]
+pub struct Page {
+    pub events: Vec<Event>,
+    /// As stored: what is younger has not reached the store yet.
+    pub last_seq: u64,
+}
+
+/// Reads history of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Pages {
+    client: reqwest::Client,
+    base: String,
+}
+
+impl Pages {
+    /// `url` may be the `ws://` or `http://` URL of the node.
+    pub fn new(url: &str) -> Result<Self, PageError> {
+        let refuse = |why: String| PageError::Request {
+            conversation: "-".into(),
+            why,
+        };
+        let (host, _) = split_url(url, &["http", "ws"]).map_err(|e| refuse(e.reason))?;
+        Ok(Self {
+            client: reqwest::Client::builder()
+                .timeout(std::time::Duration::from_secs(30))
+                .build()
+                .map_err(|e| refuse(e.to_string()))?,
+            base: format!("http://{host}"),
+        })
+    }
+
+    /// The next `limit` events after `after`.
+    pub async fn after(&self, token: &str, conversation: &str, after: u64, limit: u32) -> Result<Page, PageError> {
+        let failed = |why: String| PageError::Request {
+            conversation: conversation.to_owned(),
+            why,
+        };
+        let url = format!(
+            "{}/v1/conversations/{}/events?after={after}&limit={limit}",
+            self.base,
+            escape(conversation)
+        );
+        let response = self.client.get(url).bearer_auth(token).send().await;
+        let response = response.map_err(|e| failed(e.to_string()))?;
+        let status = response.status().as_u16();
+        let bytes = response.bytes().await.map_err(|e| failed(e.to_string()))?;
+        if status != 200 {
+            return Err(PageError::Status {
+                conversation: conversation.to_owned(),
+                status,
+                problem: String::from_utf8_lossy(&bytes).chars().take(300).collect(),
+            });
+        }
+        read_page(&bytes).map_err(|why| PageError::Shape {
+            conversation: conversation.to_owned(),
+            why: why.to_string(),
+        })
+    }
+
+    /// Everything after `after` up to `upto` or the end, page by page.
+    pub async fn all(&self, token: &str, conversation: &str, after: u64, upto: u64) -> Result<Vec<Event>, PageError> {
+        let mut all = Vec::new();
+        let mut at = after;
+        while at < upto {
+            let page = self.after(token, conversation, at, wire::limits::PAGE_EVENTS_MAX).await?;
+            let Some(last) = page.events.last() else { break };
+            at = last.seq;
+            all.extend(page.events.into_iter().filter(|e| e.seq <= upto));
+        }
+        Ok(all)
+    }
+}
+
+fn read_page(bytes: &Bytes) -> Result<Page, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Raw<'a> {
+        #[serde(borrow)]
+        events: Vec<&'a RawValue>,
+        last_seq: u64,
+    }
+    let raw: Raw = serde_json::from_slice(bytes)?;
+    let events = raw.events.iter();
+    Ok(Page {
+        events: events
+            .map(|e| Event::from_entry(bytes.slice_ref(e.get().as_bytes())))
+            .collect::<Result<_, _>>()?,
+        last_seq: raw.last_seq,
+    })
+}
+
+/// A path segment, percent-encoded.
+fn escape(segment: &str) -> String {
+    let mut out = String::with_capacity(segment.len());
+    for byte in segment.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte as char);
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_keeps_each_entrys_bytes() {
+        let entry = r#"{"conversation":"a","seq":4,"at":1,"id":"x","from":{"role":"agent","user":"b"},"message":{"text":"\u0041", "n":1e400}}"#;
+        let page = read_page(&Bytes::from(format!(r#"{{"events":[{entry}],"last_seq":9}}"#))).unwrap();
+        assert_eq!(page.last_seq, 9);
+        assert_eq!(page.events[0].raw, entry.as_bytes());
+        assert_eq!(page.events[0].body(), Some(r#"{"text":"\u0041", "n":1e400}"#));
+    }
+
+    #[test]
+    fn names_of_any_script_and_with_slashes_are_one_segment() {
+        assert_eq!(escape("a/b é"), "a%2Fb%20%C3%A9");
+    }
+}
