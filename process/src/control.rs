@@ -128,7 +128,11 @@ impl ControlState {
                 if (lane, tenant, name) == (&*s.lane, &*s.tenant, &*s.name) =>
             {
                 let feature = Feature::from_name(name).ok_or(Garbage::UnknownSwitch)?;
-                let state = SwitchState { on: s.on, until_ms: s.until_ms, why: s.why };
+                let state = SwitchState {
+                    on: s.on,
+                    until_ms: s.until_ms,
+                    why: s.why,
+                };
                 self.switches.insert((feature, s.lane, s.tenant), state);
             }
             _ => return Err(Garbage::Key),
@@ -150,7 +154,11 @@ impl ControlState {
             }
         }
         // The version stays: an old record that comes again after its tombstone is still old.
-        Ok(if self.versions.contains_key(key) { Applied::Changed } else { Applied::Stale })
+        Ok(if self.versions.contains_key(key) {
+            Applied::Changed
+        } else {
+            Applied::Stale
+        })
     }
 
     pub fn lane(&self, lane: &Lane) -> Option<&LaneControl> {
@@ -167,7 +175,9 @@ impl ControlState {
 
     /// All revocations: (tenant, user, before_ms). For closing live connections.
     pub fn revocations(&self) -> impl Iterator<Item = (&str, &str, i64)> {
-        self.revoked_before_ms.iter().map(|((tenant, user), before)| (tenant.as_str(), user.as_str(), *before))
+        self.revoked_before_ms
+            .iter()
+            .map(|((tenant, user), before)| (tenant.as_str(), user.as_str(), *before))
     }
 
     /// May the feature be used? Yes, unless the narrowest switch that counts now (tenant in the lane, lane, tenant, all) is off.
@@ -210,7 +220,10 @@ impl<'a> About<'a> {
         match what {
             "lane" => Lane::new(rest).map(|_| About::Lane(rest)).map_err(|_| Garbage::Key),
             // A user's name may hold a '/', a tenant's cannot.
-            "revoke" => rest.split_once('/').map(|(t, u)| About::Revoke(t, u)).ok_or(Garbage::Key),
+            "revoke" => rest
+                .split_once('/')
+                .map(|(t, u)| About::Revoke(t, u))
+                .ok_or(Garbage::Key),
             "switch" => {
                 let (lane, rest) = rest.split_once('/').ok_or(Garbage::Key)?;
                 let (tenant, name) = rest.split_once('/').ok_or(Garbage::Key)?;
@@ -283,7 +296,9 @@ impl ControlView {
                     "garbage"
                 }
             };
-            metrics::CONTROL_RECORDS_TOTAL.with(&[("outcome", outcome)]).increment(1);
+            metrics::CONTROL_RECORDS_TOTAL
+                .with(&[("outcome", outcome)])
+                .increment(1);
         }
         if fed.changed > 0 {
             metrics::CONTROL_VERSION.get().set(state.version() as f64);
@@ -318,8 +333,13 @@ impl ControlView {
     pub fn show_switches(&self, now_ms: i64) {
         let state = self.now();
         for feature in Feature::ALL {
-            let off = state.switches(now_ms).filter(|(f, _, _, s)| *f == feature && !s.on).count();
-            metrics::SWITCHED_OFF.with(&[("feature", feature.as_str())]).set(off as f64);
+            let off = state
+                .switches(now_ms)
+                .filter(|(f, _, _, s)| *f == feature && !s.on)
+                .count();
+            metrics::SWITCHED_OFF
+                .with(&[("feature", feature.as_str())])
+                .set(off as f64);
         }
     }
 }
@@ -340,17 +360,37 @@ mod tests {
             until_ms,
             why: "test".into(),
         };
-        let record = Control { version, about: Some(control::About::Switch(switch)) };
-        (format!("switch/{lane}/{tenant}/typing").into_bytes(), record.encode_to_vec())
+        let record = Control {
+            version,
+            about: Some(control::About::Switch(switch)),
+        };
+        (
+            format!("switch/{lane}/{tenant}/typing").into_bytes(),
+            record.encode_to_vec(),
+        )
     }
 
     fn lane_record(version: u64, epoch: u32) -> Vec<u8> {
-        let lane = LaneControl { lane: "core".into(), epoch, partitions: 12, ..Default::default() };
-        Control { version, about: Some(control::About::Lane(lane)) }.encode_to_vec()
+        let lane = LaneControl {
+            lane: "core".into(),
+            epoch,
+            partitions: 12,
+            ..Default::default()
+        };
+        Control {
+            version,
+            about: Some(control::About::Lane(lane)),
+        }
+        .encode_to_vec()
     }
 
     fn is_typing_on(state: &ControlState, now_ms: i64) -> bool {
-        state.is_on(Feature::Typing, &Lane::new("core").unwrap(), &Tenant::new("demo").unwrap(), now_ms)
+        state.is_on(
+            Feature::Typing,
+            &Lane::new("core").unwrap(),
+            &Tenant::new("demo").unwrap(),
+            now_ms,
+        )
     }
 
     fn apply(state: &mut ControlState, (key, value): (Vec<u8>, Vec<u8>)) -> Result<Applied, Garbage> {
@@ -374,7 +414,12 @@ mod tests {
         apply(&mut state, typing(2, "core", "demo", true, 10)).unwrap();
         assert!(is_typing_on(&state, 5));
         assert!(!is_typing_on(&state, 10), "the narrow one has expired");
-        assert!(state.is_on(Feature::Receipts, &Lane::new("core").unwrap(), &Tenant::new("demo").unwrap(), 5));
+        assert!(state.is_on(
+            Feature::Receipts,
+            &Lane::new("core").unwrap(),
+            &Tenant::new("demo").unwrap(),
+            5
+        ));
     }
 
     #[test]
@@ -386,7 +431,11 @@ mod tests {
         assert!(!is_typing_on(&state, 0));
         state.apply(b"switch/core//typing", None).unwrap();
         assert!(is_typing_on(&state, 0));
-        assert_eq!(apply(&mut state, typing(5, "core", "", false, 0)), Ok(Applied::Stale), "after its tombstone too");
+        assert_eq!(
+            apply(&mut state, typing(5, "core", "", false, 0)),
+            Ok(Applied::Stale),
+            "after its tombstone too"
+        );
         assert_eq!(state.version(), 5);
     }
 
@@ -396,7 +445,7 @@ mod tests {
         state.apply(b"lane/core", Some(&lane_record(1, 3))).unwrap();
         let good = state.clone();
         let (_, switch) = typing(9, "core", "", false, 0);
-        let cases: Vec<(&[u8], Option<&[u8]>, Garbage)> = vec![
+        let cases: [(&[u8], Option<&[u8]>, Garbage); 7] = [
             (b"\xff\xfe", Some(b"x"), Garbage::Key),
             (b"nonsense", Some(&switch), Garbage::Key),
             (b"lane/core", Some(b"\xff\xff\xff"), Garbage::Value),
@@ -409,7 +458,11 @@ mod tests {
             assert_eq!(state.apply(key, value), Err(want), "{key:?}");
             assert_eq!(state, good);
         }
-        assert_eq!(state.apply(b"lane/core", Some(&lane_record(2, 2))), Err(Garbage::Lane), "epochs never fall");
+        assert_eq!(
+            state.apply(b"lane/core", Some(&lane_record(2, 2))),
+            Err(Garbage::Lane),
+            "epochs never fall"
+        );
         assert_eq!(state, good);
     }
 
@@ -425,8 +478,16 @@ mod tests {
     #[test]
     fn a_revocation_counts_for_tokens_issued_before_it() {
         let mut state = ControlState::default();
-        let revoke = Revoke { tenant: "demo".into(), user: "a/b".into(), before_ms: 1_000 };
-        let value = Control { version: 1, about: Some(control::About::Revoke(revoke)) }.encode_to_vec();
+        let revoke = Revoke {
+            tenant: "demo".into(),
+            user: "a/b".into(),
+            before_ms: 1_000,
+        };
+        let value = Control {
+            version: 1,
+            about: Some(control::About::Revoke(revoke)),
+        }
+        .encode_to_vec();
         state.apply(b"revoke/demo/a/b", Some(&value)).unwrap();
         assert!(state.is_revoked("demo", "a/b", 999));
         assert!(!state.is_revoked("demo", "a/b", 1_000));
@@ -439,8 +500,19 @@ mod tests {
         let view = ControlView::new();
         let mut changes = view.changes();
         let (key, value) = typing(1, "core", "", false, 0);
-        let fed = view.feed([(&key[..], Some(&value[..])), (&b"junk"[..], None), (&key[..], Some(&value[..]))]);
-        assert_eq!(fed, Fed { changed: 1, stale: 1, garbage: 1 });
+        let fed = view.feed([
+            (&key[..], Some(&value[..])),
+            (&b"junk"[..], None),
+            (&key[..], Some(&value[..])),
+        ]);
+        assert_eq!(
+            fed,
+            Fed {
+                changed: 1,
+                stale: 1,
+                garbage: 1
+            }
+        );
         changes.changed().await.unwrap();
         assert!(!is_typing_on(&view.now(), 0));
         view.set_caught_up();

@@ -72,7 +72,11 @@ impl Drain {
             }
         });
         if first {
-            tracing::info!(why, deadline_ms = self.inner.allowed.as_millis() as u64, "drain started");
+            tracing::info!(
+                why,
+                deadline_ms = self.inner.allowed.as_millis() as u64,
+                "drain started"
+            );
             metrics::DRAINING.get().set(1.0);
             self.inner.token.cancel();
         }

@@ -46,7 +46,13 @@ mod tests {
 
     #[test]
     fn a_failure_is_never_mistaken_for_success() {
-        for exit in [Exit::DrainDeadline, Exit::Usage, Exit::Unavailable, Exit::Software, Exit::Config] {
+        for exit in [
+            Exit::DrainDeadline,
+            Exit::Usage,
+            Exit::Unavailable,
+            Exit::Software,
+            Exit::Config,
+        ] {
             assert_ne!(exit.code(), 0);
         }
         assert_eq!(Exit::Ok.code(), 0);

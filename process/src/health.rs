@@ -21,7 +21,9 @@ impl Health {
 
     /// Good, or why not: a sentence for the operator.
     pub fn set(&self, name: &'static str, condition: Result<(), String>) {
-        metrics::CONDITION.with(&[("name", name)]).set(if condition.is_ok() { 1.0 } else { 0.0 });
+        metrics::CONDITION
+            .with(&[("name", name)])
+            .set(if condition.is_ok() { 1.0 } else { 0.0 });
         let before = self.conditions.write().insert(name, condition.clone());
         match (before, condition) {
             (Some(Err(_)) | None, Ok(())) => tracing::info!(condition = name, "good"),
@@ -34,7 +36,10 @@ impl Health {
     /// What is not good, by name.
     pub fn troubles(&self) -> Vec<(&'static str, String)> {
         let conditions = self.conditions.read();
-        conditions.iter().filter_map(|(name, c)| c.as_ref().err().map(|why| (*name, why.clone()))).collect()
+        conditions
+            .iter()
+            .filter_map(|(name, c)| c.as_ref().err().map(|why| (*name, why.clone())))
+            .collect()
     }
 
     pub fn is_ready(&self) -> bool {

@@ -18,7 +18,9 @@ pub enum LoggingError {
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     let text = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned());
     let filter = EnvFilter::try_new(&text).map_err(|e| LoggingError::Filter(text, e.to_string()))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

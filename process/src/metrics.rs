@@ -62,12 +62,17 @@ const STAGE_BUCKETS: &[f64] = &[
     0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 /// One operation of the log or the store.
-const OPERATION_BUCKETS: &[f64] =
-    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const OPERATION_BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 /// Sizes of batches.
-const COUNT_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0];
+const COUNT_BUCKETS: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0,
+];
 /// How long a person waits.
-const WAIT_BUCKETS: &[f64] = &[0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+const WAIT_BUCKETS: &[f64] = &[
+    0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
+];
 
 macro_rules! metric_type {
     ($(#[$doc:meta])* $type:ident, $handle:ident, $macro:ident) => {
@@ -256,7 +261,9 @@ pub fn install_recorder(lane: &str, node: &str) -> Result<PrometheusHandle, Buil
 }
 
 fn builder(lane: &str, node: &str) -> Result<PrometheusBuilder, BuildError> {
-    let mut builder = PrometheusBuilder::new().add_global_label("lane", lane).add_global_label("node", node);
+    let mut builder = PrometheusBuilder::new()
+        .add_global_label("lane", lane)
+        .add_global_label("node", node);
     for metric in ALL.iter().filter(|m| m.kind == MetricKind::Histogram) {
         builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), metric.buckets)?;
     }
@@ -334,10 +341,18 @@ mod tests {
         for metric in ALL {
             let (name, is_counter) = (metric.name, metric.kind == MetricKind::Counter);
             assert!(name.starts_with("switchboard_"), "{name}");
-            assert_eq!(name.ends_with("_total"), is_counter, "{name}: counters, and only counters, end in _total");
+            assert_eq!(
+                name.ends_with("_total"),
+                is_counter,
+                "{name}: counters, and only counters, end in _total"
+            );
             assert!(metric.unit != Unit::Seconds || name.ends_with("_seconds"), "{name}");
             assert!(metric.help.ends_with('.'), "{name}: help is a sentence");
-            assert_eq!(metric.kind == MetricKind::Histogram, !metric.buckets.is_empty(), "{name}");
+            assert_eq!(
+                metric.kind == MetricKind::Histogram,
+                !metric.buckets.is_empty(),
+                "{name}"
+            );
             assert!(metric.buckets.is_sorted(), "{name}");
         }
     }
@@ -346,7 +361,11 @@ mod tests {
     fn no_label_has_as_many_values_as_there_are_people() {
         for metric in ALL {
             for label in metric.labels {
-                assert!(!["tenant", "user", "conversation", "customer", "agent", "device"].contains(label), "{}", metric.name);
+                assert!(
+                    !["tenant", "user", "conversation", "customer", "agent", "device"].contains(label),
+                    "{}",
+                    metric.name
+                );
             }
         }
     }
@@ -361,10 +380,19 @@ mod tests {
             record_since(&Stages::new().logged, 0, 1_004);
         });
         let text = recorder.handle().render();
-        assert!(text.contains(r#"switchboard_refusals_total{lane="core",node="n1",code="rate_limited"} 2"#), "{text}");
-        assert!(text.contains(r#"switchboard_accepted_total{lane="core",node="n1"} 0"#), "{text}");
+        assert!(
+            text.contains(r#"switchboard_refusals_total{lane="core",node="n1",code="rate_limited"} 2"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"switchboard_accepted_total{lane="core",node="n1"} 0"#),
+            "{text}"
+        );
         assert!(text.contains(r#"stage="logged",le="0.005"} 1"#), "{text}");
-        assert!(text.contains(r#"switchboard_stage_seconds_count{lane="core",node="n1",stage="logged"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"switchboard_stage_seconds_count{lane="core",node="n1",stage="logged"} 1"#),
+            "{text}"
+        );
     }
 
     #[test]

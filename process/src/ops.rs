@@ -51,7 +51,12 @@ fn router(health: Health, prometheus: PrometheusHandle, tasks: Tasks) -> Router 
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))
-        .with_state(Ops { health, prometheus, tasks, process })
+        .with_state(Ops {
+            health,
+            prometheus,
+            tasks,
+            process,
+        })
 }
 
 /// 200 while no task that must live has failed. A supervisor restarts what answers 503 here.
@@ -82,7 +87,10 @@ async fn scrape(State(ops): State<Ops>) -> impl IntoResponse {
     ops.process.collect();
     let ready = ops.health.is_ready() && !ops.tasks.drain().is_started();
     metrics::READY.get().set(if ready { 1.0 } else { 0.0 });
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ops.prometheus.render())
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        ops.prometheus.render(),
+    )
 }
 
 #[cfg(test)]
@@ -107,7 +115,10 @@ mod tests {
         assert_eq!(readyz(State(ops.clone())).await.0, StatusCode::OK);
         ops.health.set("store", Err("no host answers".into()));
         let (status, body) = readyz(State(ops.clone())).await;
-        assert_eq!((status, body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "store: no host answers\n"));
+        assert_eq!(
+            (status, body.as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "store: no host answers\n")
+        );
         ops.health.set("store", Ok(()));
         ops.tasks.drain().start("SIGTERM");
         assert_eq!(readyz(State(ops.clone())).await.1, "drain: SIGTERM\n");
@@ -117,7 +128,13 @@ mod tests {
     #[tokio::test]
     async fn a_failed_task_is_no_longer_alive() {
         let ops = ops();
-        ops.tasks.spawn(Kind::Essential, "driver", async { Err::<(), _>("gone") }).ended().await;
-        assert_eq!(livez(State(ops)).await, (StatusCode::SERVICE_UNAVAILABLE, "task driver: gone\n".to_owned()));
+        ops.tasks
+            .spawn(Kind::Essential, "driver", async { Err::<(), _>("gone") })
+            .ended()
+            .await;
+        assert_eq!(
+            livez(State(ops)).await,
+            (StatusCode::SERVICE_UNAVAILABLE, "task driver: gone\n".to_owned())
+        );
     }
 }

@@ -218,14 +218,24 @@ impl Guard {
             Ok(Some(error)) => error,
             Err(panic) => format!("panicked: {}", panic_text(&*panic)),
         };
-        metrics::TASKS_FAILED_TOTAL.with(&[("kind", self.kind.label())]).increment(1);
+        metrics::TASKS_FAILED_TOTAL
+            .with(&[("kind", self.kind.label())])
+            .increment(1);
         if self.kind == Kind::Background {
             tracing::warn!(task = self.name, cause, "a background task failed; the process goes on");
             return;
         }
-        tracing::error!(task = self.name, kind = self.kind.label(), cause, "a task failed; the process stops");
+        tracing::error!(
+            task = self.name,
+            kind = self.kind.label(),
+            cause,
+            "a task failed; the process stops"
+        );
         let why = format!("task {} failed", self.name);
-        self.inner.failure.lock().get_or_insert(Failure { task: self.name, cause });
+        self.inner
+            .failure
+            .lock()
+            .get_or_insert(Failure { task: self.name, cause });
         self.inner.drain.start(&why);
     }
 }
@@ -287,6 +297,10 @@ mod tests {
         Tasks::new(Drain::new(Duration::from_secs(5)))
     }
 
+    fn breaks(text: &str) {
+        panic!("{text}");
+    }
+
     #[tokio::test]
     async fn an_essential_task_that_ends_stops_the_process() {
         let tasks = tasks();
@@ -301,18 +315,23 @@ mod tests {
         tasks.drain().start("test");
         tasks.spawn(Kind::Essential, "listener", async {}).ended().await;
         assert_eq!(tasks.failure(), None);
-        tasks.spawn(Kind::Essential, "flush", async { Err::<(), _>("disk full") }).ended().await;
+        tasks
+            .spawn(Kind::Essential, "flush", async { Err::<(), _>("disk full") })
+            .ended()
+            .await;
         assert_eq!(tasks.failure().unwrap().cause, "disk full");
     }
 
     #[tokio::test]
     async fn a_worker_may_end_but_neither_fail_nor_panic() {
         let ok = tasks();
-        ok.spawn(Kind::Worker, "load", async { Ok::<(), String>(()) }).ended().await;
+        ok.spawn(Kind::Worker, "load", async { Ok::<(), String>(()) })
+            .ended()
+            .await;
         assert!(!ok.drain().is_started());
 
         let panicking = tasks();
-        panicking.spawn(Kind::Worker, "load", async { panic!("hole in {}", 7) });
+        panicking.spawn(Kind::Worker, "load", async { breaks("hole in 7") });
         panicking.drain().started().await;
         assert_eq!(panicking.failure().unwrap().cause, "panicked: hole in 7");
     }
@@ -320,8 +339,14 @@ mod tests {
     #[tokio::test]
     async fn a_background_task_that_panics_leaves_the_process_alone() {
         let tasks = tasks();
-        tasks.spawn(Kind::Background, "connection", async { panic!("bad client") }).ended().await;
-        tasks.spawn(Kind::Background, "connection", async { Err::<(), _>("reset") }).ended().await;
+        tasks
+            .spawn(Kind::Background, "connection", async { breaks("bad client") })
+            .ended()
+            .await;
+        tasks
+            .spawn(Kind::Background, "connection", async { Err::<(), _>("reset") })
+            .ended()
+            .await;
         assert!(!tasks.drain().is_started());
         assert_eq!(tasks.failure(), None);
         assert_eq!(tasks.running(), vec![]);
@@ -330,7 +355,9 @@ mod tests {
     #[tokio::test]
     async fn a_thread_is_a_task_like_others() {
         let tasks = tasks();
-        tasks.spawn_thread(Kind::Essential, "poll-loop", || panic!("lost the broker")).unwrap();
+        tasks
+            .spawn_thread(Kind::Essential, "poll-loop", || breaks("lost the broker"))
+            .unwrap();
         tasks.drain().started().await;
         assert_eq!(tasks.join(Duration::from_secs(5)).await, Joined::All);
         assert_eq!(tasks.failure().unwrap().task, "poll-loop");

@@ -25,13 +25,25 @@ pub enum ConfigError {
     #[error("{at}: this is not TOML: {text}")]
     Syntax { at: String, text: String },
     #[error("{at}: unknown key {key}{}", nearest.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default())]
-    UnknownKey { at: String, key: String, nearest: Option<String> },
+    UnknownKey {
+        at: String,
+        key: String,
+        nearest: Option<String>,
+    },
     #[error("{at}: {key} must be {wanted}")]
-    WrongKind { at: String, key: String, wanted: &'static str },
+    WrongKind {
+        at: String,
+        key: String,
+        wanted: &'static str,
+    },
     #[error("the configuration cannot be used: {0}")]
     Value(String),
     #[error("{key} = {file:?} cannot be read: {error}")]
-    SecretFile { key: String, file: String, error: std::io::Error },
+    SecretFile {
+        key: String,
+        file: String,
+        error: std::io::Error,
+    },
     #[error("{0} and {0}_file are both given; keep one")]
     GivenTwice(String),
     #[error("the configuration is wrong:\n- {}", .0.join("\n- "))]
@@ -52,11 +64,19 @@ impl Config {
             Some(path) => read_file(path, &template)?,
             None => Table::new(),
         };
-        let mut environment: Vec<_> = environment.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
+        let mut environment: Vec<_> = environment
+            .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
+            .collect();
         environment.sort();
         for (name, text) in environment {
             let path = name[ENVIRONMENT_PREFIX.len()..].to_lowercase().replace("__", ".");
-            set(&mut merged, &template, &path, &text, &format!("environment variable {name}"))?;
+            set(
+                &mut merged,
+                &template,
+                &path,
+                &text,
+                &format!("environment variable {name}"),
+            )?;
         }
         for (path, text) in overrides {
             set(&mut merged, &template, path, text, &format!("flag {path}"))?;
@@ -75,7 +95,11 @@ impl Config {
     }
 
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {
-        read_secret("log.kafka.password", &mut self.log.kafka.password, &self.log.kafka.password_file)?;
+        read_secret(
+            "log.kafka.password",
+            &mut self.log.kafka.password,
+            &self.log.kafka.password_file,
+        )?;
         read_secret("store.password", &mut self.store.password, &self.store.password_file)?;
         for (name, tenant) in &mut self.tenants {
             for key in &mut tenant.keys {
@@ -98,7 +122,10 @@ fn template() -> Table {
         ..Default::default()
     };
     let tenant = Value::try_from(tenant).expect("the defaults are plain tables, lists and values");
-    template.insert("tenants".into(), Value::Table(Table::from_iter([(ANY_NAME.to_owned(), tenant)])));
+    template.insert(
+        "tenants".into(),
+        Value::Table(Table::from_iter([(ANY_NAME.to_owned(), tenant)])),
+    );
     if let Some(Value::Table(log)) = template.get_mut("log") {
         let property = (ANY_NAME.to_owned(), Value::String(String::new()));
         log.insert("properties".into(), Value::Table(Table::from_iter([property])));
@@ -108,20 +135,32 @@ fn template() -> Table {
 
 fn collect_keys(at: &str, value: &Value, keys: &mut Vec<String>) {
     match value {
-        Value::Table(table) => table.iter().for_each(|(name, v)| collect_keys(&join(at, name), v, keys)),
+        Value::Table(table) => table
+            .iter()
+            .for_each(|(name, v)| collect_keys(&join(at, name), v, keys)),
         Value::Array(items) if items.first().is_some_and(Value::is_table) => collect_keys(at, &items[0], keys),
         _ => keys.push(at.to_owned()),
     }
 }
 
 fn join(at: &str, name: &str) -> String {
-    if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
+    if at.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{at}.{name}")
+    }
 }
 
 fn read_file(path: &Path, template: &Table) -> Result<Table, ConfigError> {
     let file = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|error| ConfigError::Read { file: file.clone(), error })?;
-    let text = Source { file: &file, text: &text };
+    let text = fs::read_to_string(path).map_err(|error| ConfigError::Read {
+        file: file.clone(),
+        error,
+    })?;
+    let text = Source {
+        file: &file,
+        text: &text,
+    };
     // Only the message and the line: the library's own text quotes the line, and a secret may stand in it.
     let syntax = |e: toml::de::Error| ConfigError::Syntax {
         at: text.at(e.span().map_or(0, |s| s.start)),
@@ -139,7 +178,10 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn at(&self, byte: usize) -> String {
-        let line = 1 + self.text.as_bytes()[..byte.min(self.text.len())].iter().filter(|b| **b == b'\n').count();
+        let line = 1 + self.text.as_bytes()[..byte.min(self.text.len())]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count();
         format!("{}:{line}", self.file)
     }
 }
@@ -162,7 +204,9 @@ fn check_value(s: &Source<'_>, key: &str, value: &DeValue<'_>, byte: usize, want
         (DeValue::Array(items), Value::Array(sample)) => {
             let text = Value::String(String::new());
             let sample = sample.first().unwrap_or(&text);
-            items.iter().try_for_each(|item| check_value(s, key, item.get_ref(), item.span().start, sample))
+            items
+                .iter()
+                .try_for_each(|item| check_value(s, key, item.get_ref(), item.span().start, sample))
         }
         (DeValue::String(_), Value::String(_))
         | (DeValue::Integer(_), Value::Integer(_))
@@ -180,21 +224,35 @@ fn wrong_kind(at: String, key: &str, wanted: &Value) -> ConfigError {
         Value::Table(_) => "a section; give its keys one by one",
         Value::Float(_) | Value::Datetime(_) => "of another kind",
     };
-    ConfigError::WrongKind { at, key: key.to_owned(), wanted }
+    ConfigError::WrongKind {
+        at,
+        key: key.to_owned(),
+        wanted,
+    }
 }
 
 fn unknown(at: String, section: &str, name: &str, siblings: &Table) -> ConfigError {
     let near = siblings
         .keys()
-        .map(|known| (strsim::jaro_winkler(known, name), join(section, known)))
+        .map(|known| (similarity(known, name), join(section, known)))
         .filter(|(similarity, _)| *similarity >= NEAR_MIN)
         .max_by(|a, b| a.0.total_cmp(&b.0));
-    // Right name, wrong section.
-    let elsewhere = || Config::keys().into_iter().find(|known| known.rsplit('.').next() == Some(name));
+    // The right name in the wrong section is a better guess than one that sounds alike.
+    let elsewhere = Config::keys()
+        .into_iter()
+        .find(|known| known.rsplit('.').next() == Some(name));
     ConfigError::UnknownKey {
         at,
         key: join(section, name),
-        nearest: near.map(|(_, known)| known).or_else(elsewhere),
+        nearest: elsewhere.or(near.map(|(_, known)| known)),
+    }
+}
+
+/// 0 … 1; one slip of the finger is near however short the name.
+fn similarity(known: &str, given: &str) -> f64 {
+    match strsim::damerau_levenshtein(known, given) {
+        0 | 1 => 1.0,
+        _ => strsim::jaro_winkler(known, given),
     }
 }
 
@@ -203,7 +261,10 @@ fn set(into: &mut Table, template: &Table, path: &str, text: &str, at: &str) -> 
     let (mut into, mut template, mut section, mut rest) = (into, template, String::new(), path);
     loop {
         let name = rest.split('.').next().unwrap_or_default();
-        let wanted = template.get(name).filter(|_| name != ANY_NAME).or_else(|| template.get(ANY_NAME));
+        let wanted = template
+            .get(name)
+            .filter(|_| name != ANY_NAME)
+            .or_else(|| template.get(ANY_NAME));
         let wanted = wanted.ok_or_else(|| unknown(at.to_owned(), &section, name, template))?;
         let is_last = name.len() == rest.len();
         match wanted {
@@ -212,14 +273,23 @@ fn set(into: &mut Table, template: &Table, path: &str, text: &str, at: &str) -> 
                 section = join(&section, name);
                 template = inner;
                 let child = into.entry(name).or_insert_with(|| Value::Table(Table::new()));
-                into = child.as_table_mut().ok_or_else(|| wrong_kind(at.to_owned(), &section, wanted))?;
+                into = child
+                    .as_table_mut()
+                    .ok_or_else(|| wrong_kind(at.to_owned(), &section, wanted))?;
             }
             // Names of librdkafka's properties have dots.
             Value::String(_) if template.contains_key(ANY_NAME) => {
                 into.insert(rest.to_owned(), Value::String(text.to_owned()));
                 return Ok(());
             }
-            _ if !is_last => return Err(unknown(at.to_owned(), &join(&section, name), &rest[name.len() + 1..], &Table::new())),
+            _ if !is_last => {
+                return Err(unknown(
+                    at.to_owned(),
+                    &join(&section, name),
+                    &rest[name.len() + 1..],
+                    &Table::new(),
+                ));
+            }
             _ => {
                 let value = read_as(wanted, text).ok_or_else(|| wrong_kind(at.to_owned(), path, wanted))?;
                 into.insert(name.to_owned(), value);

@@ -15,13 +15,17 @@ impl Config {
             let mut kids: Vec<&str> = tenant.keys.iter().map(|k| k.kid.as_str()).collect();
             kids.sort_unstable();
             if kids.windows(2).any(|w| w[0] == w[1]) {
-                found.push(format!("tenants.{name}.keys: a kid stands twice; tokens could not say which is meant"));
+                found.push(format!(
+                    "tenants.{name}.keys: a kid stands twice; tokens could not say which is meant"
+                ));
             }
             for key in &tenant.keys {
                 self.check_key(name.as_str(), key, &mut found);
             }
             for origin in tenant.origins.iter().filter(|o| *o != "*") {
-                let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+                let host = origin
+                    .strip_prefix("https://")
+                    .or_else(|| origin.strip_prefix("http://"));
                 if host.is_none_or(|h| h.is_empty() || h.contains('/')) {
                     found.push(format!(
                         "tenants.{name}.origins: {origin:?} is no origin; write it as browsers send it: https://shop.example, without a path"
@@ -29,7 +33,11 @@ impl Config {
                 }
             }
         }
-        if found.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(found)) }
+        if found.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::Invalid(found))
+        }
     }
 
     fn check_lane(&self, found: &mut Vec<String>) {
@@ -63,7 +71,9 @@ impl Config {
         ];
         for (name, address) in listens.iter().filter(|(_, a)| !a.is_empty()) {
             if !is_host_and_port(address) {
-                found.push(format!("{name} = {address:?}: write host:port, for example 127.0.0.1:8080"));
+                found.push(format!(
+                    "{name} = {address:?}: write host:port, for example 127.0.0.1:8080"
+                ));
             }
         }
         if self.roles.contains(&Role::Ingress) && self.listen.ws_http.is_empty() && self.listen.tcp.is_empty() {
@@ -73,7 +83,10 @@ impl Config {
             found.push("tls: cert_file and key_file go together; one is missing".into());
         }
         let link = &self.link.tls;
-        let set = [&link.cert_file, &link.key_file, &link.ca_file].iter().filter(|f| !f.is_empty()).count();
+        let set = [&link.cert_file, &link.key_file, &link.ca_file]
+            .iter()
+            .filter(|f| !f.is_empty())
+            .count();
         if set != 0 && set != 3 {
             found.push("link.tls: cert_file, key_file and ca_file go together; some are missing".into());
         }
@@ -90,25 +103,37 @@ impl Config {
         let protocols = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
         if !protocols.contains(&self.log.kafka.protocol.as_str()) {
             let given = &self.log.kafka.protocol;
-            found.push(format!("log.kafka.protocol = {given:?}: must be one of {}", protocols.join(", ")));
+            found.push(format!(
+                "log.kafka.protocol = {given:?}: must be one of {}",
+                protocols.join(", ")
+            ));
         }
         if self.log.kafka.protocol.starts_with("sasl") && self.log.kafka.user.is_empty() {
             found.push("log.kafka.user is empty, but the protocol asks for one".into());
         }
         let whole_log = [Role::Ingress, Role::Delivery, Role::Desk, Role::Persistence];
         if self.log.kind == LogKind::Embedded && !whole_log.iter().all(|r| self.roles.contains(r)) {
-            found.push("log.kind = \"embedded\" is for one process with all four roles; use \"kafka\" to split them".into());
+            found.push(
+                "log.kind = \"embedded\" is for one process with all four roles; use \"kafka\" to split them".into(),
+            );
         }
         match self.store.kind {
-            StoreKind::Embedded if self.store.dir.is_empty() => found.push("store.dir is empty: name a directory".into()),
+            StoreKind::Embedded if self.store.dir.is_empty() => {
+                found.push("store.dir is empty: name a directory".into())
+            }
             StoreKind::Cql if self.store.nodes.is_empty() => {
                 found.push("store.nodes is empty: name at least one host:port".into());
             }
             _ => {}
         }
         let name_ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if !self.store.keyspace.starts_with(|c: char| c.is_ascii_lowercase()) || !self.store.keyspace.chars().all(name_ok) {
-            found.push(format!("store.keyspace = {:?}: use a–z, 0–9 and _, a letter first", self.store.keyspace));
+        if !self.store.keyspace.starts_with(|c: char| c.is_ascii_lowercase())
+            || !self.store.keyspace.chars().all(name_ok)
+        {
+            found.push(format!(
+                "store.keyspace = {:?}: use a–z, 0–9 and _, a letter first",
+                self.store.keyspace
+            ));
         }
     }
 
@@ -119,13 +144,18 @@ impl Config {
         }
         if key.alg == KeyAlgorithm::HS256 {
             if !self.dev {
-                found.push(format!("{at}: HS256 is for development only (dev = true); use EdDSA, ES256 or RS256"));
+                found.push(format!(
+                    "{at}: HS256 is for development only (dev = true); use EdDSA, ES256 or RS256"
+                ));
             }
             if key.secret.is_empty() {
                 found.push(format!("{at}: HS256 needs secret or secret_file"));
             }
         } else if key.key.is_empty() {
-            found.push(format!("{at}: {:?} needs key (the public key, PEM) or key_file", key.alg));
+            found.push(format!(
+                "{at}: {:?} needs key (the public key, PEM) or key_file",
+                key.alg
+            ));
         }
     }
 }

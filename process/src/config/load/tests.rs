@@ -12,7 +12,12 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 }
 
 fn load(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>();
+    let owned = |pairs: &[(&str, &str)]| {
+        pairs
+            .iter()
+            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+            .collect::<Vec<_>>()
+    };
     Config::load(Some(file(text).path()), owned(environment).into_iter(), &owned(flags))
 }
 
@@ -23,7 +28,10 @@ fn refusal(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> 
 #[test]
 fn nothing_given_is_the_defaults() {
     let config = Config::load(None, std::iter::empty(), &[]).unwrap();
-    assert_eq!(Table::try_from(config).unwrap(), Table::try_from(Config::default()).unwrap());
+    assert_eq!(
+        Table::try_from(config).unwrap(),
+        Table::try_from(Config::default()).unwrap()
+    );
 }
 
 #[test]
@@ -45,8 +53,14 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
 fn lists_come_as_toml_or_with_commas_and_properties_have_dots() {
     let config = load(
         "",
-        &[("SWITCHBOARD__ROLES", "ingress, desk"), ("SWITCHBOARD__LOG__PROPERTIES__LINGER__MS", "7")],
-        &[("log.brokers", r#"["a:1", "b:2"]"#), ("log.properties.queue.buffering.max.messages", "10")],
+        &[
+            ("SWITCHBOARD__ROLES", "ingress, desk"),
+            ("SWITCHBOARD__LOG__PROPERTIES__LINGER__MS", "7"),
+        ],
+        &[
+            ("log.brokers", r#"["a:1", "b:2"]"#),
+            ("log.properties.queue.buffering.max.messages", "10"),
+        ],
     )
     .unwrap();
     assert_eq!(config.roles, [Role::Ingress, Role::Desk]);
@@ -73,11 +87,20 @@ fn a_tenant_and_its_keys_can_come_from_everywhere() {
 #[test]
 fn an_unknown_key_is_refused_with_its_line_and_the_nearest_name() {
     let text = refusal("lane = 'core'\n\n[log]\nkidn = 'kafka'", &[], &[]);
-    assert!(text.contains(":4: unknown key log.kidn; did you mean log.kind?"), "{text}");
+    assert!(
+        text.contains(":4: unknown key log.kidn; did you mean log.kind?"),
+        "{text}"
+    );
     let text = refusal("[tenants.demo.limit]\nsends_per_s = 1", &[], &[]);
-    assert!(text.contains("tenants.demo.limit; did you mean tenants.demo.limits?"), "{text}");
+    assert!(
+        text.contains("tenants.demo.limit; did you mean tenants.demo.limits?"),
+        "{text}"
+    );
     let text = refusal("", &[("SWITCHBOARD__STORE__KEYSPCE", "x")], &[]);
-    assert_eq!(text, "environment variable SWITCHBOARD__STORE__KEYSPCE: unknown key store.keyspce; did you mean store.keyspace?");
+    assert_eq!(
+        text,
+        "environment variable SWITCHBOARD__STORE__KEYSPCE: unknown key store.keyspce; did you mean store.keyspace?"
+    );
     let text = refusal("", &[], &[("brokers", "a:1")]);
     assert!(text.ends_with("did you mean log.brokers?"), "{text}");
     assert!(refusal("", &[], &[("epoch.x", "1")]).contains("unknown key epoch.x"));
@@ -87,11 +110,17 @@ fn an_unknown_key_is_refused_with_its_line_and_the_nearest_name() {
 #[test]
 fn a_value_of_the_wrong_kind_is_refused_and_not_shown() {
     let text = refusal("partitions = 'hunter2'", &[], &[]);
-    assert!(text.contains(":1: partitions must be a whole number") && !text.contains("hunter2"), "{text}");
+    assert!(
+        text.contains(":1: partitions must be a whole number") && !text.contains("hunter2"),
+        "{text}"
+    );
     assert!(refusal("[store]\npassword = 5", &[], &[]).contains("store.password must be a text"));
     assert!(refusal("", &[("SWITCHBOARD__DEV", "yes")], &[]).contains("dev must be true or false"));
     assert!(refusal("", &[], &[("log", "kafka")]).contains("log must be a section"));
-    assert!(refusal("log.kind = 'pulsar'", &[], &[]).contains("embedded"), "the names that are known are told");
+    assert!(
+        refusal("log.kind = 'pulsar'", &[], &[]).contains("embedded"),
+        "the names that are known are told"
+    );
     assert!(load("partitions = -1", &[], &[]).is_err());
 }
 
@@ -110,7 +139,11 @@ fn a_secret_is_read_from_its_file_without_the_newline() {
     assert!(!format!("{config:?}").contains("hunter2"));
     assert!(!toml::to_string(&config).unwrap().contains("hunter2"));
 
-    let both = refusal("[store]\npassword = 'a'", &[("SWITCHBOARD__STORE__PASSWORD_FILE", path)], &[]);
+    let both = refusal(
+        "[store]\npassword = 'a'",
+        &[("SWITCHBOARD__STORE__PASSWORD_FILE", path)],
+        &[],
+    );
     assert_eq!(both, "store.password and store.password_file are both given; keep one");
     assert!(refusal("", &[], &[("store.password_file", "/no/such/file")]).contains("store.password_file"));
 }
@@ -121,10 +154,19 @@ fn the_sample_file_names_every_key_with_its_default() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/switchboard.toml");
     let text = fs::read_to_string(path).unwrap();
     let sample = Config::load(Some(Path::new(path)), std::iter::empty(), &[]).unwrap();
-    assert_eq!(Table::try_from(sample).unwrap(), Table::try_from(Config::default()).unwrap());
+    assert_eq!(
+        Table::try_from(sample).unwrap(),
+        Table::try_from(Config::default()).unwrap()
+    );
 
-    let missing: Vec<_> = Config::keys().into_iter().filter(|key| !stands_in(&text, key)).collect();
-    assert!(missing.is_empty(), "deploy/switchboard.toml lacks {missing:?}: write each with its default and a comment");
+    let missing: Vec<_> = Config::keys()
+        .into_iter()
+        .filter(|key| !stands_in(&text, key))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "deploy/switchboard.toml lacks {missing:?}: write each with its default and a comment"
+    );
 }
 
 /// Is there a line `name =` (or `#name =`, for what has no default place) under the key's section, with a comment above it?
@@ -137,7 +179,9 @@ fn stands_in(text: &str, key: &str) -> bool {
         if bare.starts_with('[') && bare.ends_with(']') {
             here = bare.trim_matches(['[', ']']).to_owned();
         }
-        let is_key = bare.split_once('=').is_some_and(|(n, _)| n.trim() == name || name == ANY_NAME);
+        let is_key = bare
+            .split_once('=')
+            .is_some_and(|(n, _)| n.trim() == name || name == ANY_NAME);
         if here == wanted && is_key && commented {
             return true;
         }
