@@ -8,12 +8,17 @@
 //! - Nothing starts by itself: an assigned partition is silent until `ConsumerControl::start` names the first offset.
 //! - Append times of a partition never fall.
 
+pub mod embedded;
+mod metric_names;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use wire::{Offset, Partition};
+
+pub use embedded::{Embedded, EmbeddedOptions};
 
 /// A topic's name; cheap to clone.
 pub type Topic = Arc<str>;
