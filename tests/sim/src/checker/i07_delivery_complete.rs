@@ -1,0 +1,118 @@
+//! I7: everybody who should get an event gets it.
+
+use std::collections::BTreeMap;
+
+use super::facts::{Conversation, DeviceKey};
+use super::history::{Layer, Op, Phase, Role};
+use super::spans::{Spans, spans};
+use super::{Facts, Invariant, Tally, Verdict};
+
+pub const I7: Invariant = Invariant {
+    id: "I7",
+    name: "delivery complete",
+    statement: "for each addressee, the seqs handed to its app by quiesce, pushed or read as history after a `reset`, equal all rows in the interval in which the conversation stood on its connections (DESIGN.md §6), the sender's other devices included",
+    decide,
+};
+
+/// What a device's app was handed of a conversation since it last began there.
+#[derive(Default)]
+pub(super) struct Handed {
+    pub begun: Option<(u64, usize)>,
+    pub last: Option<(u64, usize)>,
+}
+
+impl Handed {
+    /// The app stands here.
+    pub fn place(&self) -> u64 {
+        let begun = self.begun.map_or(0, |(from, _)| from);
+        self.last.map_or(begun, |(seq, _)| seq.max(begun))
+    }
+}
+
+pub(super) type AllHanded<'a> = BTreeMap<(DeviceKey<'a>, Conversation<'a>), Handed>;
+
+/// Follows what every device was handed, up to an entry. Gaps in between are I8's to find.
+pub(super) fn handed_until<'a>(facts: &Facts<'a>, until: usize) -> AllHanded<'a> {
+    let mut handed = AllHanded::new();
+    for (at, entry) in facts.entries.iter().enumerate().take(until) {
+        match &entry.op {
+            Op::Begin {
+                conn,
+                conversation,
+                from,
+                resume,
+            } => {
+                let Some((conn, conversation)) = facts.whose(conn, conversation) else {
+                    continue;
+                };
+                let of = handed.entry((conn.device, conversation)).or_default();
+                if !resume || of.begun.is_none() {
+                    of.begun = Some((*from, at));
+                    of.last = None;
+                }
+            }
+            Op::Recv {
+                conn,
+                conversation,
+                layer: Layer::App,
+                seen,
+                ..
+            } => {
+                let Some((conn, conversation)) = facts.whose(conn, conversation) else {
+                    continue;
+                };
+                let of = handed.entry((conn.device, conversation)).or_default();
+                of.last = Some((seen.seq, at));
+            }
+            _ => {}
+        }
+    }
+    handed
+}
+
+/// Up to which seq a user should have a conversation whose last row is `last_row`; `None`: nothing is due.
+pub(super) fn due(spans: &Spans, conversation: Conversation, user: &str, role: Role, last_row: u64) -> Option<u64> {
+    if role == Role::Customer {
+        return (conversation.1 == user).then_some(last_row);
+    }
+    let of = spans.get(&(conversation, user))?;
+    of.iter().map(|s| s.to.unwrap_or(last_row)).max()
+}
+
+fn decide(facts: &Facts) -> Verdict {
+    let Some(end) = facts.phase(Phase::Reconnected) else {
+        return Verdict::Undecided("the clients' return after quiesce is not in the history");
+    };
+    if facts.finals.is_empty() {
+        return Verdict::Undecided("no final read of the history");
+    }
+    let spans = spans(facts);
+    let handed = handed_until(facts, end);
+    let mut tally = Tally::default();
+    for conn in facts.conns.values().filter(|c| c.open_at(end)) {
+        for conversation in facts.finals.keys().filter(|c| c.0 == conn.tenant) {
+            let last_row = facts.rows(*conversation).map_or(0, |read| read.last_seq);
+            let Some(due) = due(&spans, *conversation, conn.user, conn.role, last_row) else {
+                continue;
+            };
+            let of = handed.get(&(conn.device, *conversation));
+            // A conversation that never stood on the device (its agent was away throughout) is read as history.
+            if of.is_none() && conn.role != Role::Customer && !attached_now(&spans, *conversation, conn.user) {
+                continue;
+            }
+            let place = of.map_or(0, Handed::place);
+            let mut entries = vec![conn.invoked];
+            entries.extend(of.and_then(|h| h.last).map(|(_, at)| at));
+            tally.case(place >= due, &entries, || {
+                format!("{:?} was handed {conversation:?} up to {place} of {due}", conn.device)
+            });
+        }
+    }
+    tally.verdict()
+}
+
+fn attached_now(spans: &Spans, conversation: Conversation, user: &str) -> bool {
+    spans
+        .get(&(conversation, user))
+        .is_some_and(|of| of.iter().any(|s| s.to.is_none()))
+}
