@@ -1,0 +1,330 @@
+//! The embedded log under kill -9 and under a torn journal: what was reported is there, and there are no holes.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ordered_log::*;
+use rand::Rng;
+use wire::{Offset, Partition};
+
+const TOPIC: &str = "messages";
+const PARTITIONS: u32 = 3;
+const ROUNDS: usize = 8;
+const CHILD: &str = "SWITCHBOARD_KILL_CHILD";
+
+fn at(partition: u32) -> TopicPartition {
+    TopicPartition {
+        topic: TOPIC.into(),
+        partition: Partition(partition),
+    }
+}
+
+fn spec() -> TopicSpec {
+    TopicSpec {
+        name: TOPIC.into(),
+        partitions: PARTITIONS,
+        compacted: false,
+        retention_ms: None,
+        replication: 1,
+    }
+}
+
+/// A value says its token and fills a length that follows from it, so that torn or mixed bytes are seen.
+fn value(token: u64) -> Bytes {
+    let mut value = format!("{token}:").into_bytes();
+    let fill = (token % 1_500) as usize;
+    value.extend(std::iter::repeat_n((token % 251) as u8, fill));
+    value.into()
+}
+
+fn token_of(value: &[u8]) -> u64 {
+    let colon = value.iter().position(|b| *b == b':').expect("a token");
+    let token = std::str::from_utf8(&value[..colon])
+        .expect("digits")
+        .parse()
+        .expect("a number");
+    assert_eq!(self::value(token), value, "the bytes are those that were appended");
+    token
+}
+
+/// Prints each report as a line.
+struct Printer {
+    partition_of: fn(u64) -> u32,
+    reported: AtomicU64,
+}
+
+impl Reports for Printer {
+    fn report(&self, token: u64, outcome: Result<Appended, ProduceError>) {
+        let offset = outcome.expect("appended").offset;
+        let line = format!("{} {offset} {token}\n", (self.partition_of)(token));
+        std::io::stdout().write_all(line.as_bytes()).expect("the parent reads");
+        self.reported.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn flush(&self) {
+        std::io::stdout().flush().expect("the parent reads");
+    }
+}
+
+/// Appends until it is killed. Not a test: run by `a_killed_process_loses_nothing_it_reported`.
+#[test]
+#[ignore = "a child process of another test"]
+fn child_that_appends() {
+    let Ok(dir) = std::env::var(CHILD) else { return };
+    let (dir, first) = dir.split_once('|').expect("directory and first token");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let log = Embedded::open(Path::new(dir), EmbeddedOptions::default()).expect("opened");
+        log.create_topics(&[spec()]).await.expect("made");
+        let printer = Arc::new(Printer {
+            partition_of: |t| (t % 3) as u32,
+            reported: AtomicU64::new(0),
+        });
+        let producer = log.producer().await.expect("a producer");
+        let first: u64 = first.parse().expect("a number");
+        for token in first.. {
+            while token - first > printer.reported.load(Ordering::Relaxed) + 300 {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            let record = ToProduce {
+                topic: TOPIC.into(),
+                partition: Partition((token % 3) as u32),
+                key: Some(Bytes::from_static(b"k")),
+                value: Some(value(token)),
+                headers: Vec::new(),
+                token,
+                reports: printer.clone(),
+            };
+            producer.produce(record).expect("handed over");
+        }
+    });
+}
+
+/// All records of a partition by offset, checked for holes.
+fn contents(dir: &Path) -> Vec<Vec<u64>> {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let log = Embedded::open(dir, EmbeddedOptions::default()).expect("opens after a kill");
+        let mut all = Vec::new();
+        for partition in 0..PARTITIONS {
+            let Ok(end) = log.bounds(&at(partition)).await.map(|b| b.end) else {
+                all.push(Vec::new());
+                continue;
+            };
+            let mut tokens = Vec::new();
+            while (tokens.len() as u64) < end.0 {
+                let from = Offset(tokens.len() as u64);
+                let records = log.read(&at(partition), from, 1_000, 1 << 20).await.expect("read");
+                assert!(!records.is_empty(), "a hole at {partition} {from} before {end}");
+                for record in records {
+                    assert_eq!(record.offset.0, tokens.len() as u64, "no holes");
+                    tokens.push(token_of(&record.value.expect("a value")));
+                }
+            }
+            all.push(tokens);
+        }
+        log.close();
+        all
+    })
+}
+
+#[test]
+fn a_killed_process_loses_nothing_it_reported() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut reported: HashMap<(u32, u64), u64> = HashMap::new();
+    let mut first = 0;
+    for round in 0..ROUNDS {
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "child_that_appends", "--ignored", "--nocapture"])
+            .env(CHILD, format!("{}|{first}", dir.path().display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a child");
+        let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        // From the first report on; sometimes at once, sometimes after some memtables.
+        let pause = Duration::from_micros(rand::rng().random_range(0..400_000));
+        let reader = std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .filter_map(|line| {
+                    let mut numbers = line.split(' ').map(str::parse::<u64>);
+                    let (partition, offset, token) =
+                        (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+                    Some(((partition as u32, offset), token))
+                })
+                .collect::<Vec<_>>()
+        });
+        std::thread::sleep(Duration::from_millis(30) + pause);
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+        for (place, token) in reader.join().expect("read") {
+            assert_eq!(reported.insert(place, token), None, "an offset is reported once");
+            first = first.max(token + 1_000);
+        }
+        let contents = contents(dir.path());
+        for ((partition, offset), token) in &reported {
+            let found = contents[*partition as usize].get(*offset as usize);
+            assert_eq!(
+                found,
+                Some(token),
+                "round {round}: partition {partition} offset {offset} was reported"
+            );
+        }
+    }
+    assert!(
+        reported.len() > 100,
+        "the children got to report {} records only",
+        reported.len()
+    );
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("made");
+    for entry in std::fs::read_dir(from).expect("listed") {
+        let entry = entry.expect("listed");
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("known").is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("copied");
+        }
+    }
+}
+
+/// A power cut may leave any prefix of what was not yet synced: the log then ends earlier, and has no holes.
+#[test]
+fn a_journal_cut_at_any_byte_loses_only_its_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let whole = dir.path().join("whole");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let log = Embedded::open(&whole, EmbeddedOptions::default()).expect("opened");
+        log.create_topics(&[spec()]).await.expect("made");
+        let producer = log.producer().await.expect("a producer");
+        for token in 0..60u64 {
+            let key = Some(Bytes::from_static(b"k"));
+            append(
+                &*producer,
+                TOPIC.into(),
+                Partition((token % 3) as u32),
+                key,
+                Some(value(token)),
+            )
+            .await
+            .expect("appended");
+        }
+        log.close();
+    });
+    let journals = |dir: &Path| -> Vec<_> {
+        let all = std::fs::read_dir(dir.join("db"))
+            .expect("listed")
+            .map(|e| e.expect("listed").path());
+        all.filter(|p| p.extension().is_some_and(|e| e == "jnl")).collect()
+    };
+    let journal = journals(&whole).pop().expect("a journal");
+    let bytes = std::fs::read(&journal).expect("read");
+    let written = bytes.iter().rposition(|b| *b != 0).expect("not empty") + 1;
+    let full: usize = contents(&whole).iter().map(Vec::len).sum();
+    assert_eq!(full, 60);
+    let mut seen = std::collections::BTreeSet::new();
+    for i in 0..24 {
+        let cut = if i == 0 {
+            written - 1
+        } else {
+            rand::rng().random_range(written / 4..written)
+        };
+        let torn = dir.path().join(format!("torn-{i}"));
+        copy(&whole, &torn);
+        let mut left = bytes[..cut].to_vec();
+        // Cut off, or the file's length kept and the rest never written.
+        if i % 2 == 0 {
+            left.resize(bytes.len(), 0);
+        }
+        let name = journal.file_name().expect("named");
+        std::fs::write(torn.join("db").join(name), left).expect("written");
+        let tokens = contents(&torn);
+        let count: usize = tokens.iter().map(Vec::len).sum();
+        let mut all: Vec<u64> = tokens.into_iter().flatten().collect();
+        all.sort_unstable();
+        assert_eq!(
+            all,
+            (0..count as u64).collect::<Vec<_>>(),
+            "cut at {cut} of {written}: a prefix"
+        );
+        seen.insert(count);
+        std::fs::remove_dir_all(torn).expect("removed");
+    }
+    assert!(seen.len() > 3, "the cuts made a difference: {seen:?}");
+}
+
+#[tokio::test]
+async fn a_directory_has_one_owner_and_remembers_everything() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = Embedded::open(dir.path(), EmbeddedOptions::default()).expect("opened");
+    let refused = Embedded::open(dir.path(), EmbeddedOptions::default());
+    assert!(matches!(refused, Err(LogError::Locked(_))));
+    let generation = log.generation();
+    let compacted = TopicSpec {
+        name: "c".into(),
+        compacted: true,
+        ..spec()
+    };
+    log.create_topics(&[spec(), compacted]).await.expect("made");
+    let id = log.topic(TOPIC).await.expect("asked").expect("there").id;
+    let producer = log.producer().await.expect("a producer");
+    for i in 0..10 {
+        let (key, text) = (Bytes::from(vec![b'0' + i % 2]), Bytes::from(vec![i]));
+        append(&*producer, "c".into(), Partition(0), Some(key), Some(text))
+            .await
+            .expect("appended");
+    }
+    let mut consumer = log.consume("g", &[TOPIC.into()]).await.expect("a member");
+    let Some(ConsumerEvent::Assigned(shares)) = consumer.events.recv().await else {
+        panic!("assigned first")
+    };
+    append(&*producer, TOPIC.into(), Partition(0), None, None)
+        .await
+        .expect("appended");
+    consumer
+        .control
+        .commit(vec![(at(0), Offset(1))])
+        .await
+        .expect("committed");
+    log.close();
+    let closed = append(&*producer, TOPIC.into(), Partition(0), None, None).await;
+    assert!(matches!(closed, Err(ProduceError::Unavailable(_))));
+
+    let log = Embedded::open(dir.path(), EmbeddedOptions::default()).expect("opens again");
+    assert_eq!(log.generation(), generation + 1);
+    assert_eq!(log.topic(TOPIC).await.expect("asked").expect("there").id, id);
+    assert_eq!(
+        log.committed("g", &[at(0), at(1)]).await.expect("asked"),
+        [Some(Offset(1)), None]
+    );
+    let c = TopicPartition {
+        topic: "c".into(),
+        partition: Partition(0),
+    };
+    let left = log.read(&c, Offset::ZERO, 100, 1 << 20).await.expect("read");
+    assert_eq!(
+        left.iter().map(|r| r.offset.0).collect::<Vec<_>>(),
+        [8, 9],
+        "the newest of each key, at its offset"
+    );
+    assert_eq!(log.bounds(&c).await.expect("bounds").end, Offset(10));
+    let mut consumer = log.consume("g", &[TOPIC.into()]).await.expect("a member");
+    let Some(ConsumerEvent::Assigned(again)) = consumer.events.recv().await else {
+        panic!("assigned first")
+    };
+    assert!(
+        again[0].generation > shares[0].generation,
+        "generations rise over restarts"
+    );
+}
