@@ -236,6 +236,9 @@ metric_table! {
 
     // the log
     histogram LOG_APPEND_SECONDS "switchboard_log_append_seconds" Seconds [] (OPERATION_BUCKETS) "Time from handing a record to the log's producer to its report.";
+    counter LOG_APPENDED_TOTAL "switchboard_log_appended_total" Count ["log"] "Records reported durable, by log: embedded, kafka.";
+    counter LOG_PRODUCE_ERRORS_TOTAL "switchboard_log_produce_errors_total" Count ["log", "outcome"] "Records whose report was an error: unknown, unavailable, too_large.";
+    histogram LOG_COMMIT_SECONDS "switchboard_log_commit_seconds" Seconds [] (OPERATION_BUCKETS) "Time of one synced batch of the embedded log.";
     histogram LOG_BATCH_RECORDS "switchboard_log_batch_records" Count [] (COUNT_BUCKETS) "Records in one commit of the embedded log, or one batch handed over by the Kafka consumer.";
     counter KAFKA_PRODUCER_REPLACED_TOTAL "switchboard_kafka_producer_replaced_total" Count [] "Kafka producers replaced after a fatal error.";
     gauge KAFKA_PRODUCER_QUEUE_RECORDS "switchboard_kafka_producer_queue_records" Count [] "Records in librdkafka's own producer queue.";
