@@ -19,6 +19,6 @@ pub use buckets::{Bucket, Rate};
 pub use heard::Heard;
 pub use places::{Place, Places};
 pub use rights::{Claims, Need, Verb};
-pub use session::{Connected, Greeting, Handshaking, Reported, Tick};
+pub use session::{Connected, ConnectionLimits, Greeting, Handshaking, Reported, Tick};
 pub use session_name::SessionName;
 pub use steps::{NewAct, NewRecord, Quota, Step, error_frame};

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use wire::limits;
 
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -18,8 +17,8 @@ pub(crate) struct Outbox {
 pub(crate) struct Full;
 
 impl Outbox {
-    pub fn push(&mut self, now_ms: u64, frame: Bytes) -> Result<(), Full> {
-        if self.bytes + frame.len() > limits::OUTBOUND_BYTES_PER_CONNECTION_MAX {
+    pub fn push(&mut self, now_ms: u64, frame: Bytes, bytes_max: usize) -> Result<(), Full> {
+        if self.bytes + frame.len() > bytes_max {
             return Err(Full);
         }
         if self.frames.is_empty() {
@@ -79,7 +78,7 @@ mod tests {
     fn frames_leave_in_order_in_pieces_of_the_size_asked_for() {
         let mut outbox = Outbox::default();
         for i in 0..5u8 {
-            outbox.push(0, Bytes::from(vec![i; 10])).unwrap();
+            outbox.push(0, Bytes::from(vec![i; 10]), 50).unwrap();
         }
         assert_eq!(outbox.take(0, 15).len(), 2);
         assert_eq!(outbox.bytes(), 30);
@@ -91,10 +90,10 @@ mod tests {
     #[test]
     fn it_is_bounded_in_bytes_and_tells_how_long_it_stands_still() {
         let mut outbox = Outbox::default();
-        let frame = Bytes::from(vec![0; limits::OUTBOUND_BYTES_PER_CONNECTION_MAX / 2]);
-        outbox.push(100, frame.clone()).unwrap();
-        outbox.push(200, frame.clone()).unwrap();
-        assert_eq!(outbox.push(300, Bytes::from_static(b"x")), Err(Full));
+        let frame = Bytes::from(vec![0; 50]);
+        outbox.push(100, frame.clone(), 100).unwrap();
+        outbox.push(200, frame.clone(), 100).unwrap();
+        assert_eq!(outbox.push(300, Bytes::from_static(b"x"), 100), Err(Full));
         assert_eq!(outbox.stalled_ms(1100), 1000);
         outbox.take(1100, 1);
         assert_eq!(outbox.stalled_ms(1150), 50);

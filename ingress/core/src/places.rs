@@ -13,6 +13,8 @@ pub struct Place {
     pub written: Option<Seq>,
     pub recv: Seq,
     pub read: Seq,
+    /// Where the conversation began here, for counting.
+    from: Seq,
     /// What the owner said last; `None` if it said nothing yet.
     pub access: Option<Access>,
 }
@@ -22,6 +24,8 @@ pub struct Place {
 pub struct Acks {
     pub recv: Seq,
     pub read: Seq,
+    /// Events acknowledged for the first time.
+    pub newly_received: u64,
 }
 
 impl Place {
@@ -38,12 +42,16 @@ impl Place {
 
     /// The conversation begins here, after `from`. One that has begun goes on where it stands: never back.
     pub fn begin(&mut self, from: Seq) {
-        self.written = Some(self.written.map_or(from, |written| written.max(from)));
+        if self.written.is_none_or(|written| written < from) {
+            self.written = Some(from);
+            self.from = from;
+        }
     }
 
     /// `reset` and `rewind`: the client forgets what it has; nothing is acknowledged beyond.
     pub fn move_to(&mut self, seq: Seq) {
         self.written = Some(seq);
+        self.from = seq;
         self.recv = self.recv.min(seq);
         self.read = self.read.min(seq);
     }
@@ -56,8 +64,13 @@ impl Place {
         if (recv, read) == (self.recv, self.read) {
             return None;
         }
+        let newly_received = recv.0.saturating_sub(self.recv.max(self.from).0);
         (self.recv, self.read) = (recv, read);
-        Some(Acks { recv, read })
+        Some(Acks {
+            recv,
+            read,
+            newly_received,
+        })
     }
 
     pub fn attached(&self) -> bool {
@@ -146,20 +159,8 @@ mod tests {
         let mut place = Place::default();
         assert_eq!(place.ack(5, 5), None);
         place.begin(Seq(10));
-        assert_eq!(
-            place.ack(3, 7),
-            Some(Acks {
-                recv: Seq(7),
-                read: Seq(7)
-            })
-        );
-        assert_eq!(
-            place.ack(u64::MAX, 2),
-            Some(Acks {
-                recv: Seq(10),
-                read: Seq(7)
-            })
-        );
+        assert_eq!(place.ack(3, 7).map(|a| (a.recv.0, a.read.0)), Some((7, 7)));
+        assert_eq!(place.ack(u64::MAX, 2).map(|a| (a.recv.0, a.read.0)), Some((10, 7)));
         assert_eq!(place.ack(1, 1), None);
     }
 

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -18,15 +19,32 @@ use crate::places::{Place, Places};
 use crate::rights::{Claims, Need, Verb, is_staff, need};
 use crate::steps::{NewAct, NewRecord, Quota, Step, error_frame};
 
-const FRAMES: Rate = Rate {
-    per_s: limits::CONNECTION_FRAMES_PER_S,
-    burst: limits::CONNECTION_FRAMES_BURST,
-};
 /// Frames a connection may send although it was told to wait; beyond it is closed.
 const REFUSALS: Rate = Rate {
     per_s: 20,
     burst: limits::CONNECTION_FRAMES_BURST,
 };
+/// What one connection may use. Shared by all of a node's connections.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    pub frames: Rate,
+    pub sends_in_flight: usize,
+    pub outbound_bytes: usize,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            frames: Rate {
+                per_s: limits::CONNECTION_FRAMES_PER_S,
+                burst: limits::CONNECTION_FRAMES_BURST,
+            },
+            sends_in_flight: limits::SENDS_IN_FLIGHT_PER_CONNECTION,
+            outbound_bytes: limits::OUTBOUND_BYTES_PER_CONNECTION_MAX,
+        }
+    }
+}
+
 const MINUTE_MS: u64 = 60_000;
 
 /// Reads one frame; the message says what is wrong with it.
@@ -134,6 +152,7 @@ pub enum Tick {
 /// A connection with a good token.
 #[derive(Debug)]
 pub struct Connected {
+    limits: Arc<ConnectionLimits>,
     pub user: User,
     pub role: Role,
     places: Places,
@@ -153,9 +172,10 @@ pub struct Connected {
 
 impl Connected {
     /// `since` of `connect`; a customer's number counts for its own conversation, a map for staff.
-    pub fn new(now_ms: u64, claims: &Claims, since: Option<Since>) -> Self {
+    pub fn new(now_ms: u64, claims: &Claims, since: Option<Since>, limits: Arc<ConnectionLimits>) -> Self {
         let staff = is_staff(claims.role);
         Self {
+            limits,
             user: claims.user.clone(),
             role: claims.role,
             places: if staff { Places::many() } else { Places::own() },
@@ -186,7 +206,7 @@ impl Connected {
     /// Anything came from the client, a pong or ping included. False if it sends too many and must be closed.
     pub fn handle_heard(&mut self, now_ms: u64) -> bool {
         self.heard_at_ms = now_ms;
-        self.frames.take(now_ms, 1, FRAMES).is_ok() || self.refusals.take(now_ms, 1, REFUSALS).is_ok() || {
+        self.frames.take(now_ms, 1, self.limits.frames).is_ok() || self.refusals.take(now_ms, 1, REFUSALS).is_ok() || {
             self.close(CloseCode::RateLimited);
             false
         }
@@ -203,7 +223,7 @@ impl Connected {
             return Step::Nothing;
         }
         self.heard_at_ms = now_ms;
-        let granted = self.frames.take(now_ms, 1, FRAMES);
+        let granted = self.frames.take(now_ms, 1, self.limits.frames);
         if granted.is_err() && self.refusals.take(now_ms, 1, REFUSALS).is_err() {
             self.close(CloseCode::RateLimited);
             return Step::Close(CloseCode::RateLimited);
@@ -269,7 +289,7 @@ impl Connected {
         (member, value, staff_only, wants_agent): (&'static str, &'a RawValue, bool, bool),
         quota: &dyn Quota,
     ) -> Step<'a> {
-        if self.pending.len() >= limits::SENDS_IN_FLIGHT_PER_CONNECTION {
+        if self.pending.len() >= self.limits.sends_in_flight {
             return refuse(
                 Some(id.as_str()),
                 ErrorCode::RateLimited,
@@ -367,7 +387,7 @@ impl Connected {
     }
 
     fn for_desk<'a>(&mut self, id: Option<ClientId>, customer: Option<User>, deed: String, seen_seq: u64) -> Step<'a> {
-        if self.pending.len() >= limits::SENDS_IN_FLIGHT_PER_CONNECTION {
+        if self.pending.len() >= self.limits.sends_in_flight {
             let id = id.as_ref().map(ClientId::as_str);
             return refuse(id, ErrorCode::RateLimited, "too many acts wait for the log", Some(50));
         }
@@ -602,7 +622,7 @@ impl Connected {
         if self.closing.is_some() {
             return false;
         }
-        if let Err(Full) = self.outbox.push(now_ms, frame) {
+        if let Err(Full) = self.outbox.push(now_ms, frame, self.limits.outbound_bytes) {
             self.close(CloseCode::TooSlow);
         }
         true

@@ -1,5 +1,7 @@
 //! The session core, frame by frame: what a client may do, and what reaches it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use ingress_core::buckets::RetryAfterMs;
 use ingress_core::session::parse;
@@ -37,11 +39,11 @@ fn claims(user: &str, role: Role) -> Claims {
 }
 
 fn customer() -> Connected {
-    Connected::new(0, &claims("alice", Role::Customer), None)
+    Connected::new(0, &claims("alice", Role::Customer), None, Arc::default())
 }
 
 fn agent() -> Connected {
-    Connected::new(0, &claims("bo", Role::Agent), None)
+    Connected::new(0, &claims("bo", Role::Agent), None, Arc::default())
 }
 
 fn frame<'a>(session: &mut Connected, text: &'a str) -> Step<'a> {
@@ -355,6 +357,7 @@ fn time_pings_the_silent_and_closes_the_dead_the_stalled_and_the_expired() {
             ..claims("alice", Role::Customer)
         },
         None,
+        Arc::default(),
     );
     assert_eq!(session.handle_tick(10 * s), Tick::Nothing);
     assert_eq!(session.handle_tick(10 * s + 1), Tick::Close(CloseCode::TokenExpired));
