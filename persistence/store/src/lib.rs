@@ -8,9 +8,11 @@ use bytes::Bytes;
 use wire::{ConversationKey, Epoch, Lane, Partition, Position, Seq, Tenant};
 
 mod cell;
+pub mod cql;
 mod digest;
 pub mod embedded;
 
+pub use cql::{Cql, CqlOptions, schema_cql};
 pub use digest::Digest;
 pub use embedded::Embedded;
 

@@ -5,9 +5,11 @@
 mod suite;
 
 use std::future::Future;
+use std::io::Write;
 
-use store::Embedded;
+use store::{Cql, CqlOptions, Embedded};
 use suite::Store;
+use tokio::sync::OnceCell;
 
 /// An embedded store in a directory that goes with the test.
 fn embedded() -> (tempfile::TempDir, Store) {
@@ -16,12 +18,41 @@ fn embedded() -> (tempfile::TempDir, Store) {
     (dir, store)
 }
 
-fn run<F: Future<Output = ()>>(behaviour: impl FnOnce() -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
+/// The server to test on; where there is none the test says so by its name and ends.
+fn cql_options(test: &str) -> Option<CqlOptions> {
+    let Ok(server) = std::env::var("SWITCHBOARD_TEST_CQL") else {
+        // Not by println!: the harness keeps that to itself where a test succeeds.
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED {test}: SWITCHBOARD_TEST_CQL names no server"
+        )
         .unwrap();
+        return None;
+    };
+    Some(CqlOptions {
+        contact_points: vec![server],
+        keyspace: suite::unique("test").replace('-', "_"),
+        request_timeout_ms: 20_000,
+        ..Default::default()
+    })
+}
+
+/// One keyspace for all behaviours that share it: a table takes a server longer to make than a test to run.
+async fn shared_keyspace(options: CqlOptions) -> Store {
+    static KEYSPACE: OnceCell<String> = OnceCell::const_new();
+    let keyspace = KEYSPACE
+        .get_or_init(async || {
+            Cql::create_schema(&options).await.unwrap();
+            options.keyspace.clone()
+        })
+        .await;
+    let keyspace = keyspace.clone();
+    Cql::connect(CqlOptions { keyspace, ..options }).await.unwrap()
+}
+
+fn run<F: Future<Output = ()>>(behaviour: impl FnOnce() -> F) {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(behaviour());
 }
 
@@ -32,6 +63,17 @@ macro_rules! on_both {
             fn $behaviour() {
                 let (_dir, store) = super::embedded();
                 super::run(|| super::suite::$file::$behaviour(store));
+            })*
+        }
+
+        mod on_a_cql_server {
+            $(#[test]
+            fn $behaviour() {
+                let Some(options) = super::cql_options(stringify!($behaviour)) else { return };
+                super::run(async || {
+                    let store = super::shared_keyspace(options).await;
+                    super::suite::$file::$behaviour(store).await;
+                });
             })*
         }
     };
@@ -57,27 +99,49 @@ on_both! {
     sessions::closed_sessions_of_an_agent_are_newest_first,
 }
 
-/// Keeps its directory until it is dropped.
-mod embedded_replay {
+/// Digests are of whole stores: each of these needs stores of its own.
+mod on_stores_of_their_own {
     use std::sync::Mutex;
 
     use super::*;
 
     #[test]
-    fn any_stretch_in_any_chunking_changes_nothing() {
+    fn any_stretch_in_any_chunking_changes_nothing_embedded() {
         let dirs = Mutex::new(Vec::new());
         run(|| suite::replay::any_stretch_in_any_chunking_changes_nothing(|| async { fresh(&dirs) }, 24));
     }
 
     #[test]
-    fn a_digest_moves_with_every_kind_of_write() {
+    fn a_digest_moves_with_every_kind_of_write_embedded() {
         let dirs = Mutex::new(Vec::new());
         run(|| suite::replay::a_digest_moves_with_every_kind_of_write(|| async { fresh(&dirs) }));
+    }
+
+    #[test]
+    fn any_stretch_in_any_chunking_changes_nothing_cql() {
+        let Some(_) = cql_options("any_stretch_in_any_chunking_changes_nothing_cql") else {
+            return;
+        };
+        run(|| suite::replay::any_stretch_in_any_chunking_changes_nothing(keyspace, 3));
+    }
+
+    #[test]
+    fn a_digest_moves_with_every_kind_of_write_cql() {
+        let Some(_) = cql_options("a_digest_moves_with_every_kind_of_write_cql") else {
+            return;
+        };
+        run(|| suite::replay::a_digest_moves_with_every_kind_of_write(keyspace));
     }
 
     fn fresh(dirs: &Mutex<Vec<tempfile::TempDir>>) -> Store {
         let (dir, store) = embedded();
         dirs.lock().unwrap().push(dir);
         store
+    }
+
+    async fn keyspace() -> Store {
+        let options = cql_options("").unwrap();
+        Cql::create_schema(&options).await.unwrap();
+        Cql::connect(options).await.unwrap()
     }
 }

@@ -104,7 +104,9 @@ fn child_that_writes_until_killed() {
             }
             // Straight to the descriptor: the test harness keeps what println! prints.
             use std::io::Write;
-            writeln!(std::io::stderr(), "written {}", turn * 10 + 10).unwrap();
+            std::io::stderr()
+                .write_all(format!("written {}\n", turn * 10 + 10).as_bytes())
+                .unwrap();
         }
     });
 }
@@ -125,7 +127,7 @@ async fn what_was_written_survives_kill_9() {
         for line in lines {
             let line = line.unwrap();
             if let Some(n) = line.strip_prefix("written ") {
-                answered = n.parse().unwrap();
+                answered = n.parse().unwrap_or(answered);
                 if answered >= round * 700 {
                     // At whatever byte it is just then.
                     child.kill().unwrap();

@@ -79,7 +79,7 @@ pub(super) fn closed_of(
     let mut at = agent_key(tenant, agent).len();
     let opened = read_i64(key, at);
     at += 8;
-    let customer = key.get(at..).and_then(|c| user_of(c));
+    let customer = key.get(at..).and_then(user_of);
     let fields = (
         read_i64(value, 0),
         read_i64(value, 8),

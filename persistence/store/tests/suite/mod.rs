@@ -49,7 +49,7 @@ pub fn now_ms() -> i64 {
 pub fn event(seq: u64, position: Position, entry: impl Into<Bytes>) -> EventRow {
     EventRow {
         seq: Seq(seq),
-        staff_only: seq % 7 == 0,
+        staff_only: seq.is_multiple_of(7),
         at_ms: now_ms(),
         entry: entry.into(),
         position,

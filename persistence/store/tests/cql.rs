@@ -1,0 +1,192 @@
+//! What only the CQL store promises: an answer in bounded time whatever the server does, and retention. Runs where
+//! `SWITCHBOARD_TEST_CQL=host:port` names a server.
+
+#![allow(clippy::unwrap_used)]
+
+mod proxy;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use proxy::{Mode, Proxy};
+use store::{ConversationWrite, Cql, CqlOptions, EventRow, History, PageRange, PartitionWrite, StoreError};
+use wire::{ConversationKey, Epoch, Lane, Offset, Partition, Position, Seq, Tenant, User};
+
+fn server(test: &str) -> Option<String> {
+    let server = std::env::var("SWITCHBOARD_TEST_CQL").ok();
+    if server.is_none() {
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED {test}: SWITCHBOARD_TEST_CQL names no server"
+        )
+        .unwrap();
+    }
+    server
+}
+
+fn options(server: &str, keyspace: &str) -> CqlOptions {
+    CqlOptions {
+        contact_points: vec![server.to_owned()],
+        keyspace: format!("{keyspace}_{}", std::process::id()),
+        request_timeout_ms: 1_000,
+        connect_timeout_ms: 1_000,
+        ..Default::default()
+    }
+}
+
+fn key() -> ConversationKey {
+    ConversationKey::new(Tenant::new("demo").unwrap(), User::new("alice").unwrap())
+}
+
+fn write_of(events: Vec<EventRow>) -> PartitionWrite {
+    let mut write = PartitionWrite::new(Lane::new("core").unwrap(), Epoch(1), Partition(0));
+    write.conversations.push(ConversationWrite {
+        key: Some(key()),
+        state: events.last().map(|last| ("state".into(), last.position)),
+        last_seq: events.last().map(|last| last.seq).unwrap_or_default(),
+        events,
+        ..Default::default()
+    });
+    write
+}
+
+fn event(seq: u64, age_s: i64) -> EventRow {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    EventRow {
+        seq: Seq(seq),
+        staff_only: false,
+        at_ms: now.as_millis() as i64 - age_s * 1_000,
+        entry: format!("{seq}").into(),
+        position: Position::new(Epoch(1), Offset(seq)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_silent_or_gone_is_unavailable_in_bounded_time_and_then_goes_on() {
+    let Some(server) = server("a_server_that_is_silent_or_gone_is_unavailable_in_bounded_time_and_then_goes_on") else {
+        return;
+    };
+    let direct = options(&server, "test_away");
+    Cql::create_schema(&direct).await.unwrap();
+    let proxy = Proxy::start(&server).await;
+    let through = CqlOptions {
+        contact_points: vec![proxy.address()],
+        ..direct.clone()
+    };
+    let store = Cql::connect(through.clone()).await.unwrap();
+    store.write(write_of(vec![event(1, 0)])).await.unwrap();
+
+    for (round, mode) in [Mode::Silent, Mode::Refuse].into_iter().enumerate() {
+        proxy.set(mode);
+        let seq = round as u64 + 2;
+        let began = Instant::now();
+        let outcomes = tokio::join!(
+            async { store.write(write_of(vec![event(seq, 0)])).await.err() },
+            async { store.load(&key()).await.err() },
+            async { store.page(&key(), PageRange::Newest, 5).await.err() },
+            async { store.ping().await.err() },
+            async { Cql::connect(through.clone()).await.err() },
+        );
+        let (write, load, page, ping, connect) = outcomes;
+        for outcome in [write, load, page, ping, connect] {
+            assert!(
+                matches!(outcome, Some(StoreError::Unavailable(_))),
+                "{mode:?}: {outcome:?}"
+            );
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{mode:?} took {:?}",
+            began.elapsed()
+        );
+
+        proxy.set(Mode::Pass);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while let Err(e) = store.ping().await {
+            assert!(matches!(e, StoreError::Unavailable(_)), "{e}");
+            assert!(Instant::now() < deadline, "it did not come back");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // The same write again, whatever became of the first.
+        store.write(write_of(vec![event(seq, 0)])).await.unwrap();
+        let page = store.page(&key(), PageRange::Newest, 5).await.unwrap();
+        assert_eq!(page.last_seq, Seq(seq));
+    }
+}
+
+#[tokio::test]
+async fn what_is_past_its_retention_is_not_written_and_a_page_begins_after_it() {
+    let Some(server) = server("what_is_past_its_retention_is_not_written_and_a_page_begins_after_it") else {
+        return;
+    };
+    let options = CqlOptions {
+        ttl_days: 1,
+        ..options(&server, "test_ttl")
+    };
+    Cql::create_schema(&options).await.unwrap();
+    let store = Cql::connect(options).await.unwrap();
+    let (day_s, bucket) = (86_400, wire::limits::BUCKET_EVENTS);
+    // Two buckets of old events and a few that live for another second or a day.
+    let mut events: Vec<_> = (1..=bucket).map(|seq| event(seq, 2 * day_s)).collect();
+    events.extend((bucket + 1..=bucket + 5).map(|seq| event(seq, day_s - 2)));
+    events.extend((bucket + 6..=bucket + 9).map(|seq| event(seq, 0)));
+    store.write(write_of(events)).await.unwrap();
+    let seqs = async |range, limit| -> Vec<u64> {
+        let page = store.page(&key(), range, limit).await.unwrap();
+        assert_eq!(page.last_seq, Seq(bucket + 9));
+        page.events.iter().map(|row| row.seq.0 - bucket).collect()
+    };
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(seqs(PageRange::After(Seq(0)), 3).await, [6, 7, 8]);
+    assert_eq!(seqs(PageRange::After(Seq(bucket)), 10).await, [6, 7, 8, 9]);
+    assert_eq!(seqs(PageRange::Newest, 100).await, [6, 7, 8, 9]);
+    assert_eq!(seqs(PageRange::Before(Seq(bucket + 8)), 100).await, [6, 7]);
+    assert!(seqs(PageRange::Before(Seq(bucket)), 10).await.is_empty());
+    assert!(store.load(&key()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_keyspace_without_tables_is_told_apart_from_a_server_that_is_away() {
+    let Some(server) = server("a_keyspace_without_tables_is_told_apart_from_a_server_that_is_away") else {
+        return;
+    };
+    let outcome = Cql::connect(options(&server, "test_nothing")).await;
+    match outcome.err() {
+        Some(StoreError::Failed(text)) => assert!(text.contains("switchboard schema"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn events_above_the_conversations_last_seq_are_not_shown_yet() {
+    let Some(server) = server("events_above_the_conversations_last_seq_are_not_shown_yet") else {
+        return;
+    };
+    let options = options(&server, "test_half");
+    Cql::create_schema(&options).await.unwrap();
+    let store = Cql::connect(options.clone()).await.unwrap();
+    store
+        .write(write_of((1..=3).map(|seq| event(seq, 0)).collect()))
+        .await
+        .unwrap();
+    // A writer that died between its events and its state: 5 is there, 4 is not.
+    let session = scylla::client::session_builder::SessionBuilder::new()
+        .known_node(&server)
+        .build()
+        .await
+        .unwrap();
+    let cql = format!(
+        "INSERT INTO {}.events (tenant, customer, bucket, seq, event) VALUES ('demo', 'alice', 0, 5, 0x010000000000000000000a) \
+         USING TIMESTAMP {}",
+        options.keyspace,
+        Position::new(Epoch(1), Offset(5)).write_time()
+    );
+    session.query_unpaged(cql, ()).await.unwrap();
+    for range in [PageRange::Newest, PageRange::After(Seq(0)), PageRange::Before(Seq(100))] {
+        let page = store.page(&key(), range, 10).await.unwrap();
+        let seqs: Vec<_> = page.events.iter().map(|row| row.seq.0).collect();
+        assert_eq!((seqs, page.last_seq), (vec![1, 2, 3], Seq(3)));
+    }
+}
