@@ -26,6 +26,7 @@
 //! (that client's `recv` passed it), `stored` (its row is written). Use [`Stages`].
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use wire::CloseCode;
 
 pub use metrics::{Counter, Gauge, Histogram};
 
@@ -86,6 +87,11 @@ macro_rules! metric_type {
         impl $type {
             pub fn name(self) -> &'static str {
                 self.name
+            }
+
+            /// The metric of a row of [`ALL`], which is of this kind.
+            pub fn described(row: &Description) -> Self {
+                Self { name: row.name, labels: row.labels }
             }
 
             /// The handle of a metric without labels. Keep it.
@@ -273,8 +279,64 @@ fn builder(lane: &str, node: &str) -> Result<PrometheusBuilder, BuildError> {
     Ok(builder)
 }
 
-/// Tells the recorder units and help, and starts every counter without labels at 0, so that a rate exists before the first
-/// event. Counters with a label start at 0 when their handle is taken.
+/// Counters whose label values are known beforehand. They start at 0 at once: a counter that is born at 1 has no increase,
+/// and an alert on its first event would never fire.
+fn counted_from_the_start() -> Vec<(CounterName, Vec<&'static str>)> {
+    let mut close_codes: Vec<_> = CloseCode::ALL.into_iter().map(CloseCode::reason).collect();
+    close_codes.push("gone");
+    vec![
+        (CLOSES_TOTAL, close_codes),
+        (REFUSALS_TOTAL, ERROR_CODES.to_vec()),
+        (
+            HANDSHAKES_TOTAL,
+            vec![
+                "ok",
+                "bad_token",
+                "forbidden",
+                "timeout",
+                "too_many",
+                "overloaded",
+                "draining",
+                "bad_frame",
+            ],
+        ),
+        (LINK_LOST_TOTAL, vec!["closed", "timeout", "error"]),
+        (
+            STALE_GENERATION_REFUSED_TOTAL,
+            vec!["push", "conversation", "frame", "reset", "rewind", "ack", "register"],
+        ),
+        (
+            DEAD_LETTERS_TOTAL,
+            vec!["decode", "wrong_partition", "too_large", "behind_seal"],
+        ),
+        (
+            STORE_ERRORS_TOTAL,
+            vec!["load", "page", "open_sessions", "write", "sync", "sessions"],
+        ),
+        (TASKS_FAILED_TOTAL, vec!["essential", "worker", "background"]),
+        (CONTROL_RECORDS_TOTAL, vec!["applied", "stale", "garbage"]),
+    ]
+}
+
+/// All of `wire::ErrorCode`.
+const ERROR_CODES: [&str; 13] = [
+    "bad_frame",
+    "invalid_body",
+    "too_large",
+    "forbidden",
+    "not_assigned",
+    "not_found",
+    "conflict",
+    "rate_limited",
+    "overloaded",
+    "degraded",
+    "unavailable",
+    "unknown",
+    "closing",
+];
+
+/// Tells the recorder units and help, and starts at 0 every counter without labels and those whose label values are known.
+/// The others start when their handle is taken.
 pub fn describe_all() {
     for metric in ALL {
         let unit = match metric.unit {
@@ -289,6 +351,11 @@ pub fn describe_all() {
         }
         if metric.kind == MetricKind::Counter && metric.labels.is_empty() {
             metrics::counter!(metric.name).absolute(0);
+        }
+    }
+    for (counter, values) in counted_from_the_start() {
+        for value in values {
+            counter.with(&[(counter.labels[0], value)]).absolute(0);
         }
     }
     DRAINING.get().set(0.0);
@@ -396,6 +463,22 @@ mod tests {
             text.contains(r#"switchboard_stage_seconds_count{lane="core",node="n1",stage="logged"} 1"#),
             "{text}"
         );
+    }
+
+    #[test]
+    fn counters_with_known_labels_exist_before_their_first_event() {
+        let recorder = builder("core", "n1").unwrap().build_recorder();
+        metrics::with_local_recorder(&recorder, describe_all);
+        let text = recorder.handle().render();
+        assert!(
+            text.contains(r#"dead_letters_total{lane="core",node="n1",reason="decode"} 0"#),
+            "{text}"
+        );
+        for code in ERROR_CODES {
+            let parsed: Result<wire::ErrorCode, _> = serde_json::from_value(code.into());
+            assert!(parsed.is_ok(), "{code} is no error code");
+            assert!(text.contains(&format!("code=\"{code}\"}} 0")));
+        }
     }
 
     #[test]
