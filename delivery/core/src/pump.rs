@@ -1,0 +1,423 @@
+//! Push by cursor: the one rule behind going live, resuming, take-over and a full link. A cursor is pushed its next event and
+//! nothing else; where that is not in memory it is read from the store; where there is no room the cursor stands still.
+
+use bytes::Bytes;
+use wire::event::{frame_of, hidden_frame, placed_frame};
+use wire::limits;
+use wire::link::from_worker::Item;
+use wire::link::{Access, Conversation, Push, Reset, Rewind};
+use wire::{Partition, Seq};
+
+use crate::action::{Action, PageRow, PageToken};
+use crate::cursor::{Cursor, Start};
+use crate::frames;
+use crate::link::{Shared, Stalled};
+use crate::partition::{Cx, PartitionCore, Wait};
+use crate::resident::Conv;
+use crate::stats::since;
+
+/// What is pushed next to one cursor.
+struct Next<'a> {
+    seq: u64,
+    at_ms: i64,
+    frame: Bytes,
+    hidden: bool,
+    /// The client's id if this connection sent it.
+    own_id: Option<&'a str>,
+    received_at_ms: i64,
+}
+
+impl PartitionCore {
+    /// Begins a cursor whose conversation is loaded, or goes on with one that has begun elsewhere.
+    pub(crate) fn begin(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, i: usize) {
+        let Some(state) = &conv.state else { return };
+        let head = state.last_seq().0;
+        let first = state.span().first_seq.0;
+        let c = &mut conv.cursors[i];
+        if !c.attached || c.ahead || (c.begun && c.start != Start::Placed) {
+            return self.pump(cx, slot, conv, i);
+        }
+        if !c.begun {
+            c.pos = match c.start {
+                Start::Head => head,
+                Start::Since(seq) => seq,
+                Start::Session if first > 0 => (first - 1).min(head),
+                Start::Session => head,
+                Start::Placed => c.pos,
+            };
+        }
+        if c.pos > head {
+            c.ahead = true;
+            let (link, connection) = (c.link, c.connection);
+            return self.ask_end(cx, Wait::Cursor { slot, link, connection });
+        }
+        self.begin_at(cx, slot, conv, i, false);
+    }
+
+    /// The place is known to exist: say where it begins, and push from there.
+    fn begin_at(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, i: usize, rewound: bool) {
+        let head = conv.head();
+        let c = &mut conv.cursors[i];
+        let far = head - c.pos > limits::RESUME_EVENTS_MAX;
+        if far {
+            c.pos = conv.tail.stored(head, self.committed);
+        }
+        let (fresh, pos) = (!c.begun, c.pos);
+        c.begun = true;
+        c.start = Start::Head;
+        c.stale = !fresh;
+        let (recv, read) = (c.recv, c.read);
+        self.raise_marks(slot, conv, i, recv, read);
+        if fresh {
+            self.tell_conversation(cx, conv, i, true);
+        }
+        let c = &conv.cursors[i];
+        if far {
+            cx.stats.resets += 1;
+            let reset = Reset {
+                partition: self.at.0,
+                generation: self.wire_generation(),
+                connection: c.connection,
+                conversation: conv.name().to_owned(),
+                last_seq: pos,
+            };
+            cx.links.send(c.link, Item::Reset(reset));
+        }
+        if rewound {
+            cx.stats.rewinds += 1;
+            let rewind = Rewind {
+                partition: self.at.0,
+                generation: self.wire_generation(),
+                connection: c.connection,
+                conversation: conv.name().to_owned(),
+                last_seq: pos,
+            };
+            cx.links.send(c.link, Item::Rewind(rewind));
+        }
+        self.pump(cx, slot, conv, i);
+    }
+
+    /// The log's end as of the registration is folded, and the cursor may still be above the head.
+    pub(crate) fn rewind(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, i: usize) {
+        let head = conv.head();
+        let c = &mut conv.cursors[i];
+        if !c.ahead {
+            return;
+        }
+        c.ahead = false;
+        let rewound = c.pos > head;
+        if rewound {
+            c.pos = head;
+            c.recv = c.recv.min(head);
+            c.read = c.read.min(head);
+            c.window.clear();
+        }
+        self.begin_at(cx, slot, conv, i, rewound);
+    }
+
+    /// Pushes to every cursor of a conversation what it may get.
+    pub(crate) fn pump_all(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv) {
+        for i in 0..conv.cursors.len() {
+            self.pump(cx, slot, conv, i);
+        }
+    }
+
+    /// Pushes to one cursor until it is at the head, or has no room, or must read.
+    pub(crate) fn pump(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, i: usize) {
+        let head = conv.head();
+        if conv.state.is_none() {
+            return;
+        }
+        loop {
+            let c = &mut conv.cursors[i];
+            if !c.attached || c.reading != 0 {
+                return;
+            }
+            if c.ahead {
+                if c.pos <= head {
+                    c.ahead = false;
+                    self.begin_at(cx, slot, conv, i, false);
+                }
+                return;
+            }
+            if !c.begun || c.start == Start::Placed {
+                return;
+            }
+            if c.pos >= head.min(c.until) {
+                return self.at_limit(cx, conv, i);
+            }
+            if !cx.links.has_room(c.link) {
+                return self.stall(cx, slot, c);
+            }
+            let seq = c.pos + 1;
+            let Some(event) = conv.tail.get(seq, head) else {
+                return self.read_page(cx, slot, conv, i);
+            };
+            let own = event.connection != 0 && event.connection == c.connection && event.node == c.node;
+            let hidden = event.staff_only && c.is_customer();
+            let next = Next {
+                seq,
+                at_ms: event.at_ms,
+                frame: if own || hidden { Bytes::new() } else { event.frame.clone() },
+                hidden,
+                own_id: own.then_some(event.id.as_str()),
+                received_at_ms: event.received_at_ms,
+            };
+            let changes = event.changes;
+            if !push(self.at, self.generation, self.instance, cx, slot, conv.key.customer.as_str(), c, next) {
+                return self.window_full(cx, slot, c);
+            }
+            if c.leaving && frames::detaches(&event.frame, c.user().unwrap_or_default()) {
+                c.until = seq;
+            }
+            self.flush_placed(cx, conv, i);
+            let c = &conv.cursors[i];
+            if changes && seq > c.told && seq < c.until {
+                self.tell_conversation(cx, conv, i, false);
+            }
+        }
+    }
+
+    /// Rows of the store for one cursor, in order. Rows that find no room are read again.
+    pub(crate) fn page(&mut self, cx: &mut Cx, token: PageToken, rows: &[PageRow]) {
+        let slot = token.slot;
+        let Some(mut conv) = self.slots.take(slot) else { return };
+        if let Some(i) = conv.cursors.iter().position(|c| c.reading == token.serial && token.serial != 0) {
+            self.page_of(cx, slot, &mut conv, i, rows);
+        }
+        self.slots.put_back(slot, conv);
+    }
+
+    fn page_of(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, i: usize, rows: &[PageRow]) {
+        let head = conv.head();
+        let c = &mut conv.cursors[i];
+        c.reading = 0;
+        if !c.attached {
+            return;
+        }
+        let before = c.pos;
+        let mut no_room = false;
+        for row in rows.iter().filter(|r| r.seq.0 > before) {
+            if row.seq.0 != c.pos + 1 || row.seq.0 > head.min(c.until) {
+                break;
+            }
+            let hidden = row.staff_only && c.is_customer();
+            let next = Next {
+                seq: row.seq.0,
+                at_ms: row.at_ms,
+                frame: if hidden { Bytes::new() } else { frame_of(&row.entry) },
+                hidden,
+                own_id: None,
+                received_at_ms: 0,
+            };
+            let frame = next.frame.clone();
+            no_room = !cx.links.has_room(c.link)
+                || !push(self.at, self.generation, self.instance, cx, slot, conv.key.customer.as_str(), c, next);
+            if no_room {
+                break;
+            }
+            c.stale = true;
+            if c.leaving && frames::detaches(&frame, c.user().unwrap_or_default()) {
+                c.until = c.pos;
+            }
+        }
+        if c.pos == before && !no_room && c.pos < head.min(c.until) {
+            // Retention has taken it, or the row was never readable: the client reads what there is as history.
+            let stored = conv.tail.stored(head, self.committed).min(conv.cursors[i].until);
+            self.reset_to(cx, conv, i, stored);
+        }
+        self.flush_placed(cx, conv, i);
+        self.pump(cx, slot, conv, i);
+    }
+
+    fn reset_to(&mut self, cx: &mut Cx, conv: &mut Conv, i: usize, seq: u64) {
+        cx.stats.resets += 1;
+        let c = &mut conv.cursors[i];
+        c.pos = seq;
+        c.stale = true;
+        let reset = Reset {
+            partition: self.at.0,
+            generation: self.wire_generation(),
+            connection: c.connection,
+            conversation: conv.key.customer.as_str().to_owned(),
+            last_seq: seq,
+        };
+        cx.links.send(c.link, Item::Reset(reset));
+    }
+
+    fn stall(&mut self, cx: &mut Cx, slot: u32, c: &mut Cursor) {
+        if !c.stalled {
+            c.stalled = true;
+            let stalled = Stalled {
+                at: self.here(),
+                slot,
+                connection: c.connection,
+            };
+            cx.links.stall(c.link, stalled);
+        }
+    }
+
+    fn window_full(&mut self, cx: &mut Cx, slot: u32, c: &mut Cursor) {
+        if c.full_since_ms == 0 {
+            c.full_since_ms = cx.now_ms.max(1);
+            self.full.push_back((c.full_since_ms, slot, c.link, c.connection));
+        }
+    }
+
+    fn read_page(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, i: usize) {
+        let head = conv.head();
+        let below = conv.tail.before(head);
+        let c = &mut conv.cursors[i];
+        let room = c.window.events_left() as u64;
+        if room == 0 || !c.window.has_room(1) {
+            return self.window_full(cx, slot, c);
+        }
+        let limit = room.min(below - c.pos).min(c.until - c.pos);
+        self.page_serial = self.page_serial.wrapping_add(1).max(1);
+        c.reading = self.page_serial;
+        cx.stats.pages += 1;
+        cx.actions.push_back(Action::ReadPage {
+            token: PageToken {
+                partition: self.at,
+                instance: self.instance,
+                slot,
+                serial: c.reading,
+            },
+            key: conv.key.clone(),
+            after: Seq(c.pos),
+            limit: limit as u32,
+        });
+    }
+
+    /// At the head, or at the detaching event.
+    fn at_limit(&mut self, cx: &mut Cx, conv: &mut Conv, i: usize) {
+        let c = &mut conv.cursors[i];
+        if c.pos >= c.until {
+            c.attached = false;
+            c.leaving = false;
+            c.until = u64::MAX;
+            c.stale = false;
+            self.tell_conversation(cx, conv, i, false);
+        } else if c.stale {
+            self.tell_conversation(cx, conv, i, false);
+        }
+    }
+
+    /// The `conversation` frame, and after a first one the other side's receipt.
+    pub(crate) fn tell_conversation(&mut self, cx: &mut Cx, conv: &mut Conv, i: usize, begin: bool) {
+        let Some(state) = &conv.state else { return };
+        let head = state.last_seq().0;
+        let c = &mut conv.cursors[i];
+        let caught_up_elsewhere = c.stale;
+        c.told = head;
+        c.stale = false;
+        let item = Conversation {
+            partition: self.at.0,
+            generation: self.wire_generation(),
+            connections: vec![c.connection],
+            conversation: conv.key.customer.as_str().to_owned(),
+            begin,
+            from: c.pos,
+            access: access(state, c).into(),
+            frame: frames::conversation(&conv.key, state, conv.acked.of(c.side())),
+        };
+        cx.links.send(c.link, Item::Conversation(item));
+        let other = match c.side() {
+            wire::frames::Side::Customer => wire::frames::Side::Agent,
+            wire::frames::Side::Agent => wire::frames::Side::Customer,
+        };
+        let (recv, read) = conv.logged.of(other);
+        if (begin || caught_up_elsewhere) && c.attached && recv + read > 0 {
+            let (link, connection) = (c.link, c.connection);
+            self.send_frame(cx, link, connection, frames::receipt(&conv.key, other, recv, read));
+        }
+    }
+
+    /// The `placed` of dropped repeats the cursor has passed.
+    pub(crate) fn flush_placed(&self, cx: &mut Cx, conv: &mut Conv, i: usize) {
+        let c = &mut conv.cursors[i];
+        let Some(placed) = &mut c.placed else { return };
+        let pos = c.pos;
+        let (link, connection) = (c.link, c.connection);
+        let mut due = Vec::new();
+        placed.retain(|(seq, frame)| {
+            let wait = *seq > pos;
+            if !wait {
+                due.push(frame.clone());
+            }
+            wait
+        });
+        if placed.is_empty() {
+            c.placed = None;
+        }
+        for frame in due {
+            self.send_frame(cx, link, connection, frame);
+        }
+    }
+}
+
+/// What this connection's user may do from now on.
+fn access(state: &conversation::State, c: &Cursor) -> Access {
+    match c.user() {
+        None => Access::Full,
+        Some(_) if !c.attached => Access::None,
+        Some(user) if state.serves(user) => Access::Full,
+        Some(user) if state.watches(user) => Access::Watch,
+        Some(_) => Access::None,
+    }
+}
+
+/// Queues one event for one connection; false if its window has no room. `placed` needs none.
+#[allow(clippy::too_many_arguments)] // the hot path: everything it needs, nothing looked up twice
+fn push(
+    partition: Partition,
+    generation: wire::Generation,
+    instance: u64,
+    cx: &mut Cx,
+    slot: u32,
+    conversation: &str,
+    c: &mut Cursor,
+    next: Next,
+) -> bool {
+    let frame = match next.own_id {
+        Some(id) => placed_frame(conversation, Seq(next.seq), next.at_ms, id),
+        None if next.hidden => hidden_frame(conversation, Seq(next.seq), next.at_ms),
+        None => next.frame,
+    };
+    let bytes = frame.len();
+    let shared = if next.own_id.is_some() {
+        cx.stats.placed += 1;
+        None
+    } else {
+        if !c.window.has_room(bytes) {
+            return false;
+        }
+        c.window.add(next.seq, bytes, next.received_at_ms);
+        cx.stats.pushed += 1;
+        if let Some(ms) = since(cx.now_ms, next.received_at_ms) {
+            cx.stats.pushed_ms.push(ms);
+        }
+        Some(Shared {
+            instance,
+            slot,
+            seq: next.seq,
+            hidden: next.hidden,
+        })
+    };
+    c.pos = next.seq;
+    c.full_since_ms = 0;
+    let (connection, seq, received_at_ms) = (c.connection, next.seq, next.received_at_ms);
+    cx.links.push(c.link, shared, connection, || {
+        let push = Push {
+            partition: partition.0,
+            generation: Some(generation.into()),
+            connections: vec![connection],
+            conversation: conversation.to_owned(),
+            seq,
+            frame,
+            received_at_ms,
+        };
+        (push, bytes)
+    });
+    true
+}
