@@ -161,8 +161,13 @@ fn check(net: &Net) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// More of them with CASES=20000.
+fn cases() -> u32 {
+    std::env::var("CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_device_sees_the_right_events_in_order_and_all_of_them(ops in prop::collection::vec(any_op(), 0..250), batch in 1..64usize) {

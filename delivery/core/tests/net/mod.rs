@@ -34,6 +34,8 @@ pub fn key(customer: &str) -> ConversationKey {
 #[derive(Default, Debug, Clone)]
 pub struct Seen {
     pub begun: bool,
+    /// The client has heard of it, on this connection or an earlier one.
+    pub ever: bool,
     pub attached: bool,
     /// The node's place.
     pub written: u64,
@@ -57,6 +59,7 @@ pub struct Device {
     pub fresh: bool,
     pub rank: u64,
     pub registered: bool,
+    pub gone: bool,
     pub closed: Option<u32>,
     pub generation: Generation,
     pub seen: BTreeMap<String, Seen>,
@@ -403,6 +406,7 @@ impl Net {
             fresh: true,
             rank: connection,
             registered: false,
+            gone: false,
             closed: None,
             generation: Generation::default(),
             seen: BTreeMap::new(),
@@ -436,6 +440,11 @@ impl Net {
     }
 
     pub fn register(&mut self, d: usize) {
+        if self.devices[d].gone {
+            // A connection that was given up never comes back: its client does, on a new one.
+            let node = self.devices[d].node;
+            return self.reconnect(d, node);
+        }
         if self.owner.is_none() || self.devices[d].closed.is_some() {
             return;
         }
@@ -487,10 +496,11 @@ impl Net {
         device.node = node;
         device.fresh = true;
         device.closed = None;
+        device.gone = false;
         device.since = device
             .seen
             .iter()
-            .filter(|(_, s)| s.begun)
+            .filter(|(_, s)| s.ever)
             .map(|(c, s)| (c.clone(), s.written))
             .collect();
         for seen in device.seen.values_mut() {
@@ -506,6 +516,7 @@ impl Net {
         let connection = self.devices[d].connection;
         self.from_device(d, In::Unregister(Unregister { connection }));
         self.devices[d].registered = false;
+        self.devices[d].gone = true;
     }
 
     /// The link between the owner and a node breaks: what is queued on it is lost.
@@ -611,6 +622,7 @@ impl Net {
                         seen.written = m.from;
                     }
                     seen.begun = true;
+                    seen.ever = true;
                     seen.attached = m.access != 0;
                 }
             }
@@ -622,6 +634,8 @@ impl Net {
                     }
                 }
             }
+            Item::Reset(r) if Generation::from(r.generation.unwrap()) < generation => {}
+            Item::Rewind(r) if Generation::from(r.generation.unwrap()) < generation => {}
             Item::Reset(r) => {
                 if let Some(n) = on(devices, r.connection) {
                     let device = &mut devices[n];
