@@ -20,7 +20,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("serving sample metrics on http://{}/metrics", address);
     let stages = Stages::new();
     while !drain.is_started() {
-        ALL.iter().filter(|m| m.name != BUILD_INFO.name()).for_each(step);
+        for group in ["delivery", "persistence"] {
+            ALL.iter()
+                .filter(|m| m.name != BUILD_INFO.name())
+                .for_each(|metric| step(metric, group));
+        }
         for (stage, seconds) in [
             (&stages.logged, 0.002),
             (&stages.folded, 0.003),
@@ -38,11 +42,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// One more of everything, under one value of each label.
-fn step(metric: &Description) {
+fn step(metric: &Description, group: &str) {
     let labels: Vec<(&'static str, &str)> = metric
         .labels
         .iter()
-        .map(|label| (*label, sample_value(label)))
+        .map(|label| (*label, if *label == "group" { group } else { sample_value(label) }))
         .collect();
     match metric.kind {
         MetricKind::Counter => CounterName::described(metric).with(&labels).increment(1),
@@ -64,7 +68,6 @@ fn sample_value(label: &str) -> &'static str {
         "code" => "rate_limited",
         "reason" => "decode",
         "side" => "node",
-        "group" => "delivery",
         "partition" => "0",
         "state" => "available",
         "op" => "write",
