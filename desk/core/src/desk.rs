@@ -12,7 +12,7 @@ use wire::{Position, Tenant};
 use crate::agents::{Agent, AgentState, Agents};
 use crate::answered::Answered;
 use crate::clock::Clock;
-use crate::output::{Cause, Out, Output, Said};
+use crate::output::{Cause, Out, Output, Said, What};
 use crate::session::{Session, Stage};
 use crate::settings::Settings;
 use crate::{CLOSES_MAX, DEFAULT_GROUP, SHOWN_AGAIN_MS};
@@ -96,6 +96,8 @@ impl Desk {
         if let Some(Input::Tick(_)) = &record.input {
             self.tell_positions(&mut out);
         }
+        // Whoever hears `done` finds it done.
+        out.outputs.sort_by_key(|o| o.what == What::Notice);
         out.outputs
     }
 
