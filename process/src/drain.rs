@@ -121,20 +121,21 @@ impl Drain {
 }
 
 async fn listen_to_signals(drain: Drain, mut terminate: Signal, mut interrupt: Signal) {
+    // Counted apart from the drain: one that began for another reason is not yet somebody's second wish.
+    let mut heard = false;
     loop {
         let (name, exit) = tokio::select! {
             Some(()) = terminate.recv() => ("SIGTERM", Exit::Terminated),
             Some(()) = interrupt.recv() => ("SIGINT", Exit::Interrupted),
             else => return,
         };
-        if drain.why().is_some_and(|why| why.starts_with("SIG")) {
+        if heard {
             tracing::warn!(signal = name, "a second signal: leaving at once");
             std::process::exit(i32::from(exit.code()));
         }
+        heard = true;
         if drain.is_started() {
-            // Draining for another reason: a person's first signal asks for what happens already, the next one means it.
-            tracing::warn!(signal = name, "leaving at once: the drain had begun for another reason");
-            std::process::exit(i32::from(exit.code()));
+            tracing::info!(signal = name, "draining already; a second signal leaves at once");
         }
         drain.start(name);
     }
