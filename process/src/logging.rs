@@ -14,10 +14,14 @@ pub enum LoggingError {
     Twice,
 }
 
-/// Starts logging, once per process. The environment's `RUST_LOG` wins over `filter`.
+/// Starts logging, once per process; panics become log lines too. The environment's `RUST_LOG` wins over `filter`.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     let text = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned());
     let filter = EnvFilter::try_new(&text).map_err(|e| LoggingError::Filter(text, e.to_string()))?;
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(at, cause = panic.payload_as_str().unwrap_or("without a text"), "panic");
+    }));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

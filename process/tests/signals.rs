@@ -1,6 +1,8 @@
 //! Signals, on a real process: the first starts the drain, a second one leaves at once with a code of its own. The child is
 //! this test's own binary, started again.
 
+#![allow(clippy::unwrap_used)] // clippy does not take a test's helper for a test
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;

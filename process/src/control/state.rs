@@ -176,8 +176,8 @@ impl ControlState {
 
     /// May the feature be used? Yes, unless the narrowest switch that counts now (tenant in the lane, lane, tenant, all) is off.
     pub fn is_on(&self, feature: Feature, lane: &Lane, tenant: &Tenant, now_ms: i64) -> bool {
-        if self.switches.is_empty() {
-            return true;
+        if !self.switches.keys().any(|(set, _, _)| *set == feature) {
+            return true; // as nearly always
         }
         let (lane, tenant) = (lane.as_str(), tenant.as_str());
         [(lane, tenant), (lane, ""), ("", tenant), ("", "")]
@@ -329,7 +329,8 @@ mod tests {
         state.apply(b"lane/core", Some(&lane_record(1, 3))).unwrap();
         let good = state.clone();
         let (_, switch) = typing(9, "core", "", false, 0);
-        let cases: [(&[u8], Option<&[u8]>, Garbage); 7] = [
+        type Case<'a> = (&'a [u8], Option<&'a [u8]>, Garbage);
+        let cases: [Case<'_>; 7] = [
             (b"\xff\xfe", Some(b"x"), Garbage::Key),
             (b"nonsense", Some(&switch), Garbage::Key),
             (b"lane/core", Some(b"\xff\xff\xff"), Garbage::Value),
