@@ -7,12 +7,13 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use serde_json::json;
 use serde_json::value::RawValue;
 use wire::frames::{AgentState, ServerFrame, Since};
 use wire::{CloseCode, ErrorCode};
 
 use crate::frames;
-use crate::history::Observation;
+use crate::history::{Observation, Remembered};
 use crate::incoming::{Event, Incoming, entry_of, plain};
 use crate::outbox::{Entry, Kind, Outbox};
 use crate::places::{Place, Places, Step};
@@ -61,14 +62,17 @@ pub struct Start {
     pub since: Option<Since>,
     pub term: Option<u64>,
     pub backoff: Backoff,
-    /// Whether [`Action::Observe`] is wanted.
+    /// Whether [`Action::Observe`] is wanted; then `user` must be given.
     pub observe: bool,
+    /// The token's user, if it is known before the server says so.
+    pub user: Option<String>,
 }
 
 pub struct Core {
     start: Start,
     link: Link,
     user: Option<String>,
+    role: Option<String>,
     customer: bool,
     term: Option<u64>,
     /// The server must be heard this often.
@@ -84,6 +88,8 @@ pub struct Core {
     outbox: Outbox,
     places: Places,
     actions: VecDeque<Action>,
+    /// Only when observing.
+    remembered: Remembered,
 }
 
 impl Core {
@@ -96,9 +102,9 @@ impl Core {
         }
         Self {
             term: start.term,
-            start,
             link: Link::Down,
-            user: None,
+            user: start.user.clone(),
+            role: None,
             customer: false,
             silence_ms_max: 2_000 * wire::limits::PING_INTERVAL_S,
             heard_ms: 0,
@@ -112,6 +118,8 @@ impl Core {
             outbox: Outbox::default(),
             places,
             actions: VecDeque::new(),
+            remembered: Remembered::default(),
+            start,
         }
     }
 
@@ -130,12 +138,13 @@ impl Core {
 
     /// The first frame of the next connection.
     pub fn connect_frame(&mut self) -> Bytes {
-        let since = match (&self.user, &self.start.since) {
-            (None, since) => since.clone(),
-            (Some(user), _) if self.customer => self.places.get(user).and_then(|p| p.last).map(Since::Own),
-            (Some(_), _) => frames::since_of(self.places.since()),
+        let since = match (&self.user, &self.role) {
+            (Some(user), Some(_)) if self.customer => self.places.get(user).and_then(|p| p.last).map(Since::Own),
+            (Some(_), Some(_)) => frames::since_of(self.places.since()),
+            // Not yet told who this is.
+            _ => self.start.since.clone(),
         };
-        self.observe(|| Observation::Connect { since: since.clone() });
+        self.observe_connect(since.as_ref());
         frames::connect(&self.start.token, self.start.device.as_deref(), since, self.term)
     }
 
@@ -159,10 +168,7 @@ impl Core {
         let retry_in_ms = ended
             .comes_back()
             .then(|| wait_ms(self.start.backoff, self.failures, &ended, random));
-        self.observe(|| Observation::Close {
-            code: ended.code,
-            reason: ended.reason.clone(),
-        });
+        self.observe("info", "close", || json!({ "code": ended.code }));
         self.deliver(Incoming::Disconnected {
             code: ended.code,
             reason: ended.reason,
@@ -179,13 +185,15 @@ impl Core {
 
     pub fn send(&mut self, now_ms: u64, id: String, conversation: Option<String>, body: &RawValue) {
         let frame = frames::send(&id, conversation.as_deref(), body);
-        self.observe(|| Observation::send(conversation.as_deref(), &id, body.get()));
+        if self.start.observe {
+            let name = conversation.as_deref().or(self.user.as_deref()).unwrap_or_default();
+            self.remembered.put(&id, name, body.get());
+        }
         self.ask(now_ms, id, conversation, frame, Kind::Send);
     }
 
     pub fn act(&mut self, now_ms: u64, id: String, conversation: Option<String>, deed: &str, value: &RawValue) {
         let frame = frames::act(&id, conversation.as_deref(), deed, value);
-        self.observe(|| Observation::act(conversation.as_deref(), &id, deed));
         self.ask(now_ms, id, conversation, frame, Kind::Act);
     }
 
@@ -255,6 +263,7 @@ impl Core {
             ServerFrame::Connected(c) => {
                 self.link = Link::Live;
                 self.user = Some(c.user.to_string());
+                self.role = Some(c.role.to_string());
                 self.customer = c.role == "customer";
                 if let (true, Some(Since::Own(n))) = (self.customer, self.start.since.take()) {
                     self.places.at(&c.user).last.get_or_insert(n);
@@ -263,10 +272,7 @@ impl Core {
                 self.silence_ms_max = 2_000 * c.ping_s.max(1);
                 self.held_until_ms = now_ms + HOLD_MS;
                 self.quiet_until_ms = 0;
-                self.observe(|| Observation::Connected {
-                    user: c.user.to_string(),
-                    node: c.node.to_string(),
-                });
+                self.observe("ok", "connect", || json!({ "node": c.node }));
                 self.deliver(Incoming::Connected {
                     user: c.user.into(),
                     role: c.role.into(),
@@ -280,7 +286,12 @@ impl Core {
             }
             ServerFrame::Conversation(c) => {
                 let customer = self.customer;
+                self.observe("info", "conversation", || {
+                    json!({ "conversation": c.conversation, "last_seq": c.last_seq, "recv": c.recv, "read": c.read,
+                            "state": c.state, "agent": c.agent })
+                });
                 let place = self.places.at(&c.conversation);
+                let begins = place.target.is_none() && place.last.is_none();
                 if place.target.is_none() {
                     place.target = Some(c.last_seq);
                     if customer {
@@ -289,6 +300,9 @@ impl Core {
                     place.recv_acked = c.recv.min(place.last.unwrap_or(0));
                     place.read_acked = c.read.min(place.last.unwrap_or(0));
                     place.read = place.read.max(place.read_acked);
+                }
+                if begins {
+                    self.observe("info", "begin", || json!({ "conversation": c.conversation, "from": c.last_seq }));
                 }
                 self.deliver(Incoming::Conversation {
                     conversation: c.conversation.into(),
@@ -301,13 +315,11 @@ impl Core {
             }
             ServerFrame::Event(_) => self.event(bytes),
             ServerFrame::Placed(p) => {
-                let hash = None;
-                self.observe(|| Observation::recv(true, &p.conversation, p.seq, Some(&p.id), hash.clone()));
+                self.observe("ok", "placed", || json!({ "conversation": p.conversation, "id": p.id, "seq": p.seq }));
+                self.observe_placed("raw", &p.conversation, &p.id, p.seq);
                 match self.places.at(&p.conversation).step(p.seq) {
                     Step::Gap => return self.gap(&p.conversation, p.seq),
-                    Step::Next => {
-                        self.observe(|| Observation::recv(false, &p.conversation, p.seq, Some(&p.id), hash.clone()))
-                    }
+                    Step::Next => self.observe_placed("app", &p.conversation, &p.id, p.seq),
                     Step::Repeat => {}
                 }
                 self.in_the_log(&p.id);
@@ -318,10 +330,12 @@ impl Core {
                     at: p.at,
                 });
             }
-            ServerFrame::Sent(s) => self.in_the_log(&s.id),
+            ServerFrame::Sent(s) => {
+                self.observe_answer("ok", "sent", &s.id, "");
+                self.in_the_log(&s.id);
+            }
             ServerFrame::Done(d) => {
                 self.outbox.remove(&d.id);
-                self.observe(|| Observation::Done { id: d.id.to_string() });
                 self.deliver(Incoming::Done { id: d.id.into() });
             }
             ServerFrame::Error(e) => {
@@ -337,7 +351,7 @@ impl Core {
                 let place = self.places.at(&r.conversation);
                 let had = place.last.unwrap_or(0);
                 place.last = Some(r.last_seq);
-                self.observe(|| Observation::reset(&r.conversation, had, r.last_seq));
+                self.observe("info", "reset", || json!({ "conversation": r.conversation, "last_seq": r.last_seq }));
                 self.deliver(Incoming::Reset {
                     conversation: r.conversation.into(),
                     had,
@@ -346,7 +360,7 @@ impl Core {
             }
             ServerFrame::Rewind(r) => {
                 self.places.at(&r.conversation).rewind(r.last_seq);
-                self.observe(|| Observation::rewind(&r.conversation, r.last_seq));
+                self.observe("info", "rewind", || json!({ "conversation": r.conversation, "last_seq": r.last_seq }));
                 self.deliver(Incoming::Rewind {
                     conversation: r.conversation.into(),
                     last_seq: r.last_seq,
@@ -362,6 +376,11 @@ impl Core {
                     .push_back(Action::Disconnect(Ended::closed(c.code, c.reason)));
             }
             other => {
+                if let ServerFrame::Receipt(r) = &other {
+                    self.observe("info", "receipt", || {
+                        json!({ "conversation": r.conversation, "side": r.side, "recv": r.recv, "read": r.read })
+                    });
+                }
                 if let Some(incoming) = plain(other) {
                     self.deliver(incoming);
                 }
@@ -411,8 +430,7 @@ impl Core {
         let Some(event) = entry_of(bytes).and_then(|raw| Event::from_entry(raw).ok()) else {
             return;
         };
-        let hash = event.body().map(crate::history::hash_of);
-        self.observe(|| Observation::recv(true, &event.conversation, event.seq, event.id.as_deref(), hash.clone()));
+        self.observe_recv("raw", &event);
         match self.places.at(&event.conversation).step(event.seq) {
             Step::Gap => return self.gap(&event.conversation, event.seq),
             Step::Repeat => return,
@@ -424,14 +442,13 @@ impl Core {
         {
             self.in_the_log(&id.clone());
         }
-        self.observe(|| Observation::recv(false, &event.conversation, event.seq, event.id.as_deref(), hash.clone()));
+        self.observe_recv("app", &event);
         self.deliver(Incoming::Event(event));
     }
 
     /// Something is missing: what came is not handed over, and a new connection fetches all of it.
     fn gap(&mut self, conversation: &str, seq: u64) {
         let last = self.places.get(conversation).and_then(|p| p.last).unwrap_or(0);
-        self.observe(|| Observation::gap(conversation, last, seq));
         self.disconnect(Ended::lost(format!(
             "a hole in {conversation}: {seq} came after {last}"
         )));
@@ -445,7 +462,6 @@ impl Core {
     fn in_the_log(&mut self, id: &str) {
         if self.outbox.remove(id).is_some() {
             self.retries = 0;
-            self.observe(|| Observation::Sent { id: id.to_owned() });
             self.deliver(Incoming::Sent { id: id.to_owned() });
         }
     }
@@ -476,11 +492,9 @@ impl Core {
             | ErrorCode::NotFound
             | ErrorCode::Conflict => false,
         };
-        self.observe(|| Observation::Refused {
-            id: id.clone(),
-            code: code.as_str(),
-            again,
-        });
+        // `unknown` says that it may appear; every other code that it will not.
+        let kind = if code == ErrorCode::Unknown { "info" } else { "fail" };
+        self.observe_answer(kind, "send", &id, code.as_str());
         if again {
             self.outbox.again_from(&id);
             let wait_ms = after_ms.unwrap_or(RETRY_MS << self.retries.min(6));
@@ -502,6 +516,8 @@ impl Core {
             user,
             actions,
             held_until_ms,
+            remembered,
+            start,
             ..
         } = self;
         let held = |conversation: Option<&str>| {
@@ -509,6 +525,10 @@ impl Core {
             now_ms < *held_until_ms && !place.is_some_and(Place::caught_up)
         };
         outbox.flush(WINDOW, held, |entry| {
+            if let (true, Some((conversation, hash))) = (start.observe, remembered.get(&entry.id)) {
+                let fields = json!({ "conversation": conversation, "id": entry.id, "hash": hash });
+                actions.push_back(Action::Observe(Observation::new("invoke", "send", fields)));
+            }
             actions.push_back(Action::Write(entry.frame.clone()));
         });
     }
@@ -526,14 +546,11 @@ impl Core {
         for (name, place) in places.iter_mut() {
             if place.ack_due_ms().is_some_and(|due| due <= now_ms) {
                 let (recv, read) = place.take_ack(now_ms);
-                actions.push_back(Action::Write(frames::ack(Some(name), recv, read)));
                 if start.observe {
-                    actions.push_back(Action::Observe(Observation::Ack {
-                        conversation: name.clone(),
-                        recv,
-                        read,
-                    }));
+                    let fields = json!({ "conversation": name, "recv": recv, "read": read });
+                    actions.push_back(Action::Observe(Observation::new("invoke", "ack", fields)));
                 }
+                actions.push_back(Action::Write(frames::ack(Some(name), recv, read)));
             }
         }
     }
@@ -546,9 +563,47 @@ impl Core {
         self.actions.push_back(Action::Deliver(incoming));
     }
 
-    fn observe(&mut self, make: impl FnOnce() -> Observation) {
+    fn observe(&mut self, kind: &'static str, op: &'static str, fields: impl FnOnce() -> serde_json::Value) {
         if self.start.observe {
-            self.actions.push_back(Action::Observe(make()));
+            let what = Observation::new(kind, op, fields());
+            self.actions.push_back(Action::Observe(what));
+        }
+    }
+
+    /// A new connection, and from where on it expects events.
+    fn observe_connect(&mut self, since: Option<&Since>) {
+        self.observe("invoke", "connect", || json!({}));
+        let begins: Vec<(String, u64)> = match since {
+            Some(Since::Own(n)) => self.user.iter().map(|u| (u.clone(), *n)).collect(),
+            Some(Since::Conversations(all)) => all.iter().map(|(c, n)| (c.clone(), *n)).collect(),
+            None => Vec::new(),
+        };
+        for (conversation, from) in begins {
+            self.observe("info", "begin", || {
+                json!({ "conversation": conversation, "from": from, "resume": true })
+            });
+        }
+    }
+
+    fn observe_recv(&mut self, layer: &str, event: &Event) {
+        if self.start.observe {
+            self.actions.push_back(Action::Observe(Observation::recv(layer, event)));
+        }
+    }
+
+    fn observe_placed(&mut self, layer: &str, conversation: &str, id: &str, seq: u64) {
+        let hash = self.remembered.get(id).map(|(_, hash)| hash);
+        let (user, role) = (self.user.clone(), self.role.clone());
+        self.observe("info", "recv", || {
+            json!({ "conversation": conversation, "layer": layer, "via": "placed", "seq": seq, "id": id,
+                    "hash": hash, "what": "message", "from_role": role, "from_user": user })
+        });
+    }
+
+    /// An answer to a send; the frame names only the id.
+    fn observe_answer(&mut self, kind: &'static str, op: &'static str, id: &str, code: &str) {
+        if let Some((conversation, _)) = self.remembered.get(id) {
+            self.observe(kind, op, || json!({ "conversation": conversation, "id": id, "code": code }));
         }
     }
 }

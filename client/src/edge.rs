@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use wire::frames::{AgentState, Since};
 
 use crate::core::{Action, Core, Start};
-use crate::history::Recorder;
+use crate::history::{Observer, Recorder, Who};
 use crate::incoming::Incoming;
 use crate::policy::{Backoff, Ended};
 use crate::transport::{Connection, Inbound, Transport};
@@ -33,8 +33,8 @@ pub struct Options {
     pub since: Option<Since>,
     pub term: Option<u64>,
     pub backoff: Backoff,
-    /// Records what happens, under this name until the server says who this is.
-    pub recorder: Option<(Arc<Recorder>, String)>,
+    /// Records what happens; the token's claims must say the same.
+    pub recorder: Option<(Arc<Recorder>, Who)>,
 }
 
 impl Options {
@@ -203,9 +203,7 @@ struct Driver {
     urls: Vec<String>,
     at_url: usize,
     transport: Option<Transport>,
-    recorder: Option<Arc<Recorder>>,
-    name: String,
-    device: Option<String>,
+    observer: Option<Observer>,
     started: Instant,
     to_app: mpsc::Sender<Incoming>,
     for_app: VecDeque<Incoming>,
@@ -213,7 +211,6 @@ struct Driver {
 
 impl Driver {
     fn new(options: Options, to_app: mpsc::Sender<Incoming>) -> Self {
-        let (recorder, name) = options.recorder.map_or((None, String::new()), |(r, name)| (Some(r), name));
         Self {
             core: Core::new(Start {
                 token: options.token,
@@ -221,14 +218,15 @@ impl Driver {
                 since: options.since,
                 term: options.term,
                 backoff: options.backoff,
-                observe: recorder.is_some(),
+                observe: options.recorder.is_some(),
+                user: options.recorder.as_ref().map(|(_, who)| who.user.clone()),
             }),
             urls: options.urls,
             at_url: 0,
             transport: options.transport,
-            recorder,
-            name,
-            device: options.device,
+            observer: options
+                .recorder
+                .map(|(recorder, who)| Observer::new(recorder, who, options.device)),
             started: Instant::now(),
             to_app,
             for_app: VecDeque::new(),
@@ -289,6 +287,8 @@ impl Driver {
             return self.ended(Ended::closed(wire::CloseCode::Forbidden.number(), why));
         };
         let connect = self.core.connect_frame();
+        // Before the deed: what is invoked is recorded first.
+        self.actions();
         let token = self.core.token().to_owned();
         match Connection::open(transport, &url, &token, connect).await {
             Ok(connection) => {
@@ -425,15 +425,10 @@ impl Driver {
 
     fn plain(&mut self, action: Action) {
         match action {
-            Action::Deliver(incoming) => {
-                if let (Incoming::Connected { user, .. }, true) = (&incoming, self.recorder.is_some()) {
-                    self.name = user.clone();
-                }
-                self.for_app.push_back(incoming);
-            }
+            Action::Deliver(incoming) => self.for_app.push_back(incoming),
             Action::Observe(what) => {
-                if let Some(recorder) = &self.recorder {
-                    recorder.record(&self.name, self.device.as_deref(), &what);
+                if let Some(observer) = &mut self.observer {
+                    observer.record(what);
                 }
             }
             // The connection they were meant for is gone; the outbox has what must go again.

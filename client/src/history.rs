@@ -1,254 +1,124 @@
-//! What a client did and saw, as JSON lines that the checker reads (RELIABILITY.md, "History format"):
-//! `{"t_mono":MICROSECONDS,"proc":…,"op":…,"kind":"invoke|ok|fail|info|note", …}`, one object a line, one writer per process.
-//!
-//! | op | kind | members |
-//! |---|---|---|
-//! | `connect` | invoke | `since` (a number, an object, or left out); `device` |
-//! | `connect` | ok | `user`, `node` |
-//! | `resume` | note | `since`: a connect that names a place |
-//! | `close` | note | `code` (if there was one), `reason` |
-//! | `send` | invoke | `conversation` (a customer's own may be left out), `id`, `hash` |
-//! | `sent` | ok | `id` |
-//! | `sent` | fail, info | `id`, `code`: a definite refusal (never resent), or one after which the same id goes again |
-//! | `act` | invoke; `done` ok | `conversation`, `id`, `deed`; `id` |
-//! | `recv` | note | `conversation`, `seq`, `id`, `hash` (neither for what is no message, no hash for a `placed`), `at`: `raw` as it came, `app` handed over |
-//! | `ack` | note | `conversation`, `recv`, `read` |
-//! | `reset`, `rewind`, `gap` | note | `conversation`, `had` / `last`, `last_seq` / `seq` |
-//! | `page` | note | `conversation`, `rows`: `[{"seq":…,"id":…,"hash":…},…]` |
-//!
-//! A hash is the first 16 hex digits of SHA-256 over the body's bytes. Every line also names its `user` once it is known.
+//! What a client did and saw, as JSON lines for the checker. The format is defined in `tests/sim/src/checker/history.rs`
+//! (RELIABILITY.md, "History format"); here it is only written: `{"t_mono_us":…,"proc":…,"kind":…,"op":…, …}`, one object a line.
 
+use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use wire::frames::Since;
 
-/// The first 16 hex digits of SHA-256 over a body.
-pub fn hash_of(body: impl AsRef<[u8]>) -> String {
-    let digest = Sha256::digest(body.as_ref());
+use crate::incoming::Event;
+use crate::pages::Page;
+
+/// Sends whose body is remembered, so that a `placed` can be recorded with it.
+const REMEMBERED: usize = 1_024;
+
+/// The first 8 bytes, in hex, of SHA-256 over a body or an event's last member as it stood on the wire.
+pub fn hash_of(json: impl AsRef<[u8]>) -> String {
+    let digest = Sha256::digest(json.as_ref());
     digest[..8].iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// One thing a client did or saw.
-#[derive(Debug, Clone)]
-pub enum Observation {
-    Connect {
-        since: Option<Since>,
-    },
-    Connected {
-        user: String,
-        node: String,
-    },
-    Close {
-        code: Option<u16>,
-        reason: String,
-    },
-    Send {
-        conversation: Option<String>,
-        id: String,
-        hash: String,
-    },
-    Act {
-        conversation: Option<String>,
-        id: String,
-        deed: String,
-    },
-    Sent {
-        id: String,
-    },
-    Done {
-        id: String,
-    },
-    Refused {
-        id: String,
-        code: &'static str,
-        /// The same id goes again.
-        again: bool,
-    },
-    Recv {
-        raw: bool,
-        conversation: String,
-        seq: u64,
-        id: Option<String>,
-        hash: Option<String>,
-    },
-    Ack {
-        conversation: String,
-        recv: u64,
-        read: u64,
-    },
-    Reset {
-        conversation: String,
-        had: u64,
-        last_seq: u64,
-    },
-    Rewind {
-        conversation: String,
-        last_seq: u64,
-    },
-    Gap {
-        conversation: String,
-        last: u64,
-        seq: u64,
-    },
-    Page {
-        conversation: String,
-        /// (seq, id, hash)
-        rows: Vec<(u64, Option<String>, Option<String>)>,
-    },
+/// Whose history it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    pub tenant: String,
+    pub user: String,
+    /// As in tokens: `customer`, `agent` …
+    pub role: String,
+}
+
+/// One line without its time, process and connection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    pub kind: &'static str,
+    pub op: &'static str,
+    pub fields: Map<String, Value>,
 }
 
 impl Observation {
-    pub fn send(conversation: Option<&str>, id: &str, body: &str) -> Self {
-        Observation::Send {
-            conversation: conversation.map(Into::into),
-            id: id.into(),
-            hash: hash_of(body),
-        }
+    /// Fields that are null, empty or false are left out.
+    pub fn new(kind: &'static str, op: &'static str, fields: Value) -> Self {
+        let fields = match fields {
+            Value::Object(fields) => fields.into_iter().filter(|(_, v)| told(v)).collect(),
+            _ => Map::new(),
+        };
+        Self { kind, op, fields }
     }
 
-    pub fn act(conversation: Option<&str>, id: &str, deed: &str) -> Self {
-        Observation::Act {
-            conversation: conversation.map(Into::into),
-            id: id.into(),
-            deed: deed.into(),
-        }
+    pub(crate) fn recv(layer: &str, event: &Event) -> Self {
+        let mut fields = seen(event);
+        fields.insert("conversation".into(), json!(event.conversation));
+        fields.insert("layer".into(), json!(layer));
+        Self::new("info", "recv", Value::Object(fields))
     }
+}
 
-    pub fn recv(raw: bool, conversation: &str, seq: u64, id: Option<&str>, hash: Option<String>) -> Self {
-        Observation::Recv {
-            raw,
-            conversation: conversation.into(),
-            seq,
-            id: id.map(Into::into),
-            hash,
-        }
+fn told(value: &Value) -> bool {
+    !(value.is_null() || *value == json!("") || *value == json!(false))
+}
+
+/// One event as somebody saw it.
+fn seen(event: &Event) -> Map<String, Value> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        agent: Option<String>,
     }
-
-    pub fn reset(conversation: &str, had: u64, last_seq: u64) -> Self {
-        Observation::Reset {
-            conversation: conversation.into(),
-            had,
-            last_seq,
-        }
+    let member = event.deed.value.as_deref().map(|v| v.get());
+    let hidden = event.deed.name == "hidden";
+    let agent = member.and_then(|m| serde_json::from_str::<Named>(m).ok()).and_then(|n| n.agent);
+    let fields = json!({
+        "seq": event.seq,
+        "id": event.id,
+        "hash": member.filter(|_| !hidden).map(hash_of),
+        "what": event.deed.name,
+        "from_role": event.role,
+        "from_user": event.user,
+        "agent": agent,
+    });
+    match fields {
+        Value::Object(fields) => fields.into_iter().filter(|(_, v)| told(v)).collect(),
+        _ => Map::new(),
     }
+}
 
-    pub fn rewind(conversation: &str, last_seq: u64) -> Self {
-        Observation::Rewind {
-            conversation: conversation.into(),
-            last_seq,
+/// The bodies of the last sends, by id: (conversation, hash).
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    by_id: HashMap<String, (String, String)>,
+    order: VecDeque<String>,
+}
+
+impl Remembered {
+    pub fn put(&mut self, id: &str, conversation: &str, body: &str) {
+        let value = (conversation.to_owned(), hash_of(body));
+        if self.by_id.insert(id.to_owned(), value).is_none() {
+            self.order.push_back(id.to_owned());
         }
-    }
-
-    pub fn gap(conversation: &str, last: u64, seq: u64) -> Self {
-        Observation::Gap {
-            conversation: conversation.into(),
-            last,
-            seq,
-        }
-    }
-
-    /// (op, kind, the other members)
-    fn parts(&self) -> (&'static str, &'static str, Value) {
-        match self {
-            Observation::Connect { since: Some(since) } => ("connect", "invoke", json!({ "since": since })),
-            Observation::Connect { since: None } => ("connect", "invoke", json!({})),
-            Observation::Connected { user, node } => ("connect", "ok", json!({ "user": user, "node": node })),
-            Observation::Close { code, reason } => ("close", "note", json!({ "code": code, "reason": reason })),
-            Observation::Send { conversation, id, hash } => (
-                "send",
-                "invoke",
-                json!({ "conversation": conversation, "id": id, "hash": hash }),
-            ),
-            Observation::Act { conversation, id, deed } => (
-                "act",
-                "invoke",
-                json!({ "conversation": conversation, "id": id, "deed": deed }),
-            ),
-            Observation::Sent { id } => ("sent", "ok", json!({ "id": id })),
-            Observation::Done { id } => ("done", "ok", json!({ "id": id })),
-            Observation::Refused { id, code, again } => (
-                "sent",
-                if *again { "info" } else { "fail" },
-                json!({ "id": id, "code": code }),
-            ),
-            Observation::Recv {
-                raw,
-                conversation,
-                seq,
-                id,
-                hash,
-            } => (
-                "recv",
-                "note",
-                json!({ "conversation": conversation, "seq": seq, "id": id, "hash": hash,
-                        "at": if *raw { "raw" } else { "app" } }),
-            ),
-            Observation::Ack {
-                conversation,
-                recv,
-                read,
-            } => (
-                "ack",
-                "note",
-                json!({ "conversation": conversation, "recv": recv, "read": read }),
-            ),
-            Observation::Reset {
-                conversation,
-                had,
-                last_seq,
-            } => (
-                "reset",
-                "note",
-                json!({ "conversation": conversation, "had": had, "last_seq": last_seq }),
-            ),
-            Observation::Rewind { conversation, last_seq } => (
-                "rewind",
-                "note",
-                json!({ "conversation": conversation, "last_seq": last_seq }),
-            ),
-            Observation::Gap {
-                conversation,
-                last,
-                seq,
-            } => (
-                "gap",
-                "note",
-                json!({ "conversation": conversation, "last": last, "seq": seq }),
-            ),
-            Observation::Page { conversation, rows } => {
-                let rows: Vec<_> = rows
-                    .iter()
-                    .map(|(seq, id, hash)| without_nulls(json!({ "seq": seq, "id": id, "hash": hash })))
-                    .collect();
-                ("page", "note", json!({ "conversation": conversation, "rows": rows }))
+        while self.order.len() > REMEMBERED {
+            if let Some(old) = self.order.pop_front() {
+                self.by_id.remove(&old);
             }
         }
     }
-}
 
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(map) => Value::Object(map.into_iter().filter(|(_, v)| !v.is_null()).collect()),
-        other => other,
+    pub fn get(&self, id: &str) -> Option<(String, String)> {
+        self.by_id.get(id).cloned()
     }
 }
 
-/// Writes observations of any number of clients of this process, with one monotone clock.
+/// Writes the lines of any number of clients of this process.
 pub struct Recorder {
-    started: Instant,
     proc: String,
     out: Mutex<Box<dyn Write + Send>>,
 }
 
 impl Recorder {
+    /// `proc` is a name for people, unique per process of the run.
     pub fn new(proc: impl Into<String>, out: impl Write + Send + 'static) -> Arc<Self> {
         Arc::new(Self {
-            started: Instant::now(),
             proc: proc.into(),
             out: Mutex::new(Box::new(out)),
         })
@@ -260,39 +130,33 @@ impl Recorder {
         Ok(Self::new(proc, file))
     }
 
-    /// What one client did or saw. `user` and `device` tell the clients of a process apart.
-    pub fn record(&self, user: &str, device: Option<&str>, what: &Observation) {
-        if let Observation::Connect { since: Some(since) } = what {
-            self.line("resume", "note", user, device, json!({ "since": since }));
-        }
-        let (op, kind, members) = what.parts();
-        self.line(op, kind, user, device, members);
+    /// A history page read by HTTP; `last`: part of the final read of everything after quiesce.
+    pub fn page(&self, who: &Who, conversation: &str, page: &Page, last: bool) {
+        let rows: Vec<Value> = page.events.iter().map(|e| Value::Object(seen(e))).collect();
+        let fields = json!({
+            "tenant": who.tenant, "user": who.user, "role": who.role, "conversation": conversation,
+            "rows": rows, "last_seq": page.last_seq, "last": last,
+        });
+        self.line(&Observation::new("ok", "page", fields), None);
     }
 
-    /// Any other line, e.g. `fault` by a nemesis; `members` is an object.
-    pub fn note(&self, op: &str, kind: &str, members: Value) {
-        self.line(op, kind, "", None, members);
+    /// Any other line, e.g. of a fault or a phase; `fields` is an object.
+    pub fn note(&self, kind: &'static str, op: &'static str, fields: Value) {
+        self.line(&Observation::new(kind, op, fields), None);
     }
 
-    fn line(&self, op: &str, kind: &str, user: &str, device: Option<&str>, members: Value) {
+    fn line(&self, what: &Observation, conn: Option<&str>) {
         let mut line = Map::new();
-        line.insert("t_mono".into(), json!(0));
-        line.insert("proc".into(), json!(self.proc));
-        line.insert("op".into(), json!(op));
-        line.insert("kind".into(), json!(kind));
-        if !user.is_empty() {
-            line.insert("user".into(), json!(user));
-        }
-        if let Some(device) = device {
-            line.insert("device".into(), json!(device));
-        }
-        if let Value::Object(members) = without_nulls(members) {
-            line.extend(members);
-        }
         let mut out = self.out.lock();
         // Under the lock, so that the lines' times never fall.
-        let t_mono = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        line.insert("t_mono".into(), json!(t_mono));
+        line.insert("t_mono_us".into(), json!(mono_us()));
+        line.insert("proc".into(), json!(self.proc));
+        line.insert("kind".into(), json!(what.kind));
+        line.insert("op".into(), json!(what.op));
+        if let Some(conn) = conn {
+            line.insert("conn".into(), json!(conn));
+        }
+        line.extend(what.fields.clone());
         let mut text = Value::Object(line).to_string();
         text.push('\n');
         // A history that cannot be written must not stop the client it watches; the checker misses the lines and calls the run void.
@@ -300,8 +164,54 @@ impl Recorder {
     }
 }
 
+/// The machine's monotonic clock, the same for all processes.
+fn mono_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000
+}
+
+/// Records one client: names its connections one after the other.
+pub(crate) struct Observer {
+    recorder: Arc<Recorder>,
+    who: Who,
+    device: Option<String>,
+    conn: String,
+}
+
+/// Connections of this process's clients; with the process's name they are unique in a run.
+static CONNS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+
+impl Observer {
+    pub fn new(recorder: Arc<Recorder>, who: Who, device: Option<String>) -> Self {
+        Self {
+            recorder,
+            who,
+            device,
+            conn: String::new(),
+        }
+    }
+
+    pub fn record(&mut self, mut what: Observation) {
+        if what.op == "connect" {
+            if what.kind == "invoke" {
+                let n = CONNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.conn = format!("{}:{}:{n}", self.recorder.proc, self.who.user);
+            }
+            what.fields.insert("tenant".into(), json!(self.who.tenant));
+            what.fields.insert("user".into(), json!(self.who.user));
+            what.fields.insert("role".into(), json!(self.who.role));
+            if let Some(device) = &self.device {
+                what.fields.insert("device".into(), json!(device));
+            }
+        }
+        self.recorder.line(&what, Some(&self.conn));
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[derive(Clone, Default)]
@@ -318,21 +228,32 @@ mod tests {
     }
 
     #[test]
-    fn each_observation_is_one_line_with_time_process_op_and_kind() {
+    fn lines_are_as_the_checker_reads_them() {
         let shared = Shared::default();
-        let recorder = Recorder::new("client-1", shared.clone());
-        recorder.record("alice", Some("phone"), &Observation::send(None, "1", r#"{"text":"hi"}"#));
-        recorder.record("alice", None, &Observation::Connect { since: Some(Since::Own(4)) });
+        let who = Who {
+            tenant: "demo".into(),
+            user: "alice".into(),
+            role: "customer".into(),
+        };
+        let mut observer = Observer::new(Recorder::new("clients", shared.clone()), who, None);
+        observer.record(Observation::new("invoke", "connect", json!({})));
+        let entry = r#"{"conversation":"alice","seq":4,"at":1,"from":{"role":"system"},"assigned":{"agent":"bo"}}"#;
+        let event = Event::from_entry(Bytes::from_static(entry.as_bytes())).unwrap();
+        observer.record(Observation::recv("raw", &event));
+        observer.record(Observation::new("invoke", "connect", json!({})));
         let text = String::from_utf8(shared.0.lock().clone()).unwrap();
         let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        assert_eq!(lines.len(), 3);
-        assert_eq!(lines[0]["op"], "send");
-        assert_eq!(lines[0]["kind"], "invoke");
-        assert_eq!(lines[0]["hash"], hash_of(r#"{"text":"hi"}"#));
-        assert_eq!(lines[0]["device"], "phone");
-        assert!(lines[0].get("conversation").is_none());
-        assert_eq!((&lines[1]["op"], &lines[1]["since"]), (&json!("resume"), &json!(4)));
-        assert_eq!(lines[2]["op"], "connect");
-        assert!(lines.windows(2).all(|w| w[0]["t_mono"].as_u64() <= w[1]["t_mono"].as_u64()));
+        assert_eq!((&lines[0]["op"], &lines[0]["role"]), (&json!("connect"), &json!("customer")));
+        assert_eq!(lines[0]["conn"], lines[1]["conn"]);
+        assert_ne!(lines[0]["conn"], lines[2]["conn"]);
+        let mut recv = lines[1].clone();
+        let recv = recv.as_object_mut().unwrap();
+        assert!(recv.remove("t_mono_us").is_some() && recv.remove("conn").is_some());
+        let expected = json!({
+            "proc": "clients", "kind": "info", "op": "recv", "layer": "raw", "conversation": "alice", "seq": 4,
+            "hash": hash_of(r#"{"agent":"bo"}"#), "what": "assigned", "from_role": "system", "agent": "bo",
+        });
+        assert_eq!(Value::Object(recv.clone()), expected);
+        assert!(lines.windows(2).all(|w| w[0]["t_mono_us"].as_u64() <= w[1]["t_mono_us"].as_u64()));
     }
 }

@@ -161,3 +161,62 @@ async fn nobody_at_home_is_told_and_tried_again() {
         assert!(reason.contains("127.0.0.1:9") && retry.is_some(), "{reason}");
     }
 }
+
+/// What the recorder writes about a conversation with a cut: every attempt, every raw event, each event handed over once.
+#[tokio::test]
+async fn a_history_tells_attempts_and_what_was_seen() {
+    use client::history::{Recorder, Who};
+    let (fake, ws, _, _tasks) = Fake::start().await;
+    let file = std::env::temp_dir().join(format!("switchboard-history-{}.jsonl", std::process::id()));
+    let who = Who {
+        tenant: "demo".into(),
+        user: "alice".into(),
+        role: "customer".into(),
+    };
+    let mut options = Options::new(format!("ws://{ws}"), token("customer", "alice"));
+    options.backoff.base_ms = 20;
+    options.recorder = Some((Recorder::append("test", &file).unwrap(), who));
+    let (alice, mut heard) = Client::connect(options);
+    up(&mut heard).await;
+    fake.cut_every.store(1, Ordering::Relaxed);
+    alice.say(None, "one").await.unwrap();
+    next_of(&mut heard, |i| matches!(i, Incoming::Disconnected { .. }).then_some(())).await;
+    fake.cut_every.store(0, Ordering::Relaxed);
+    next_of(&mut heard, |i| matches!(i, Incoming::Sent { .. }).then_some(())).await;
+    alice.say(None, "two").await.unwrap();
+    next_of(&mut heard, |i| matches!(i, Incoming::Placed { seq: 2, .. }).then_some(())).await;
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let told: Vec<String> = lines
+        .iter()
+        .map(|l| {
+            let detail = l.get("layer").or(l.get("resume")).or(l.get("state")).or(l.get("seq"));
+            let detail = detail.map_or(String::new(), |d| format!(" {d}"));
+            format!("{} {}{detail}", l["op"].as_str().unwrap(), l["kind"].as_str().unwrap())
+        })
+        .filter(|l| !l.starts_with("ack"))
+        .collect();
+    let expected = [
+        "connect invoke",
+        "connect ok",
+        "conversation info \"idle\"",
+        "begin info",
+        "send invoke",
+        "close info",
+        "connect invoke",
+        "begin info true",
+        "connect ok",
+        "conversation info \"idle\"",
+        "recv info \"raw\"",
+        "recv info \"app\"",
+        "send invoke",
+        "sent ok",
+        "placed ok 2",
+        "recv info \"raw\"",
+        "recv info \"app\"",
+    ];
+    assert_eq!(told, expected, "{text}");
+    let conns: std::collections::BTreeSet<_> = lines.iter().map(|l| l["conn"].as_str().unwrap()).collect();
+    assert_eq!(conns.len(), 2);
+}
