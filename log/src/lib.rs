@@ -9,7 +9,9 @@
 //! - Append times of a partition never fall.
 
 pub mod embedded;
+pub mod kafka;
 mod metric_names;
+mod sinks;
 
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use wire::{Offset, Partition};
 
 pub use embedded::{Embedded, EmbeddedOptions};
+pub use kafka::{Kafka, KafkaOptions};
 
 /// A topic's name; cheap to clone.
 pub type Topic = Arc<str>;

@@ -12,3 +12,5 @@ pub(crate) const EMBEDDED_COMMIT_SECONDS: &str = "switchboard_log_embedded_commi
 pub(crate) const REBALANCES: &str = "switchboard_log_rebalances_total";
 /// Commits refused because the partition had another owner, by `group`.
 pub(crate) const FENCED_COMMITS: &str = "switchboard_log_fenced_commits_total";
+/// Fatal producer errors that replaced the producer.
+pub(crate) const PRODUCERS_REPLACED: &str = "switchboard_log_producers_replaced_total";

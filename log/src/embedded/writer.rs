@@ -3,7 +3,6 @@
 //! Order of each round: batch durable → records visible to readers → reports → `flush` of each sink once → readers woken.
 //! So whoever holds a report can read the record, and nobody reads a record that could still get lost.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,6 +16,7 @@ use super::chunk::{self, CHUNK_BYTES_MAX, CHUNK_RECORDS_MAX, ChunkKey, Records};
 use super::group::Group;
 use super::partition::{Newest, PartitionLog};
 use super::store::Store;
+use crate::sinks::Sinks;
 use crate::{Appended, CommitError, ProduceError, Reports, TopicPartition, metric_names};
 
 pub(super) enum Op {
@@ -63,32 +63,6 @@ pub(super) struct Writer {
     appended: metrics::Counter,
     batch_records: metrics::Histogram,
     commit_seconds: metrics::Histogram,
-}
-
-/// The distinct sinks of a round.
-#[derive(Default)]
-struct Sinks {
-    all: Vec<Arc<dyn Reports>>,
-    seen: HashSet<usize>,
-}
-
-impl Sinks {
-    fn add(&mut self, sink: Arc<dyn Reports>) {
-        let last = self.all.last();
-        if last.is_some_and(|last| Arc::ptr_eq(last, &sink)) {
-            return;
-        }
-        if self.seen.insert(Arc::as_ptr(&sink).cast::<()>() as usize) {
-            self.all.push(sink);
-        }
-    }
-
-    fn flush(&mut self) {
-        self.seen.clear();
-        for sink in self.all.drain(..) {
-            sink.flush();
-        }
-    }
 }
 
 impl Writer {

@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use ordered_log::{Embedded, EmbeddedOptions, Log};
+use ordered_log::{Embedded, EmbeddedOptions, Kafka, KafkaOptions, Log};
 
 pub type Make = Box<dyn Fn() -> Pin<Box<dyn Future<Output = World>>>>;
 
@@ -21,11 +21,48 @@ pub struct World {
 
 pub enum Kind {
     Embedded { log: Arc<Embedded>, now_ms: Arc<AtomicI64> },
+    Kafka { frozen: Arc<AtomicBool> },
 }
 
 /// Every implementation, or the reason why it cannot run here.
 pub fn worlds() -> Vec<(&'static str, Result<Make, ()>)> {
-    vec![("embedded", Ok(Box::new(|| Box::pin(embedded()))))]
+    let kafka = std::env::var("SWITCHBOARD_TEST_KAFKA")
+        .ok()
+        .filter(|brokers| !brokers.is_empty());
+    let kafka = kafka
+        .ok_or(())
+        .map(|brokers| -> Make { Box::new(move || Box::pin(kafka_world(brokers.clone()))) });
+    vec![("embedded", Ok(Box::new(|| Box::pin(embedded())))), ("kafka", kafka)]
+}
+
+/// Members leave after 7 s without a poll.
+const POLL_INTERVAL_MAX_MS: u64 = 7_000;
+
+async fn kafka_world(brokers: String) -> World {
+    let options = KafkaOptions {
+        brokers,
+        client_id: "conformance".into(),
+        poll_interval_max_ms: POLL_INTERVAL_MAX_MS,
+        release_timeout_ms: 2_000,
+        ..KafkaOptions::default()
+    };
+    let frozen = Arc::new(AtomicBool::new(false));
+    let stop = frozen.clone();
+    let before_poll = Arc::new(move || {
+        while stop.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let zombie = KafkaOptions {
+        before_poll: Some(before_poll),
+        ..options.clone()
+    };
+    World {
+        log: Kafka::connect(options.clone()).expect("a client"),
+        other: Kafka::connect(options).expect("a client"),
+        zombie: Kafka::connect(zombie).expect("a client"),
+        kind: Kind::Kafka { frozen },
+    }
 }
 
 async fn embedded() -> World {
@@ -49,8 +86,8 @@ async fn embedded() -> World {
 }
 
 impl World {
-    /// Makes `ms` pass for the log and throws away what is too old then; false where that cannot be done.
-    pub async fn age(&self, ms: i64) -> bool {
+    /// Makes `ms` pass for the log and throws away what is too old then; a log of its own clock is waited for.
+    pub async fn age(&self, ms: i64) {
         match &self.kind {
             Kind::Embedded { log, now_ms } => {
                 now_ms.fetch_add(ms, Ordering::Relaxed);
@@ -59,8 +96,8 @@ impl World {
                     .await
                     .expect("no panic")
                     .expect("upkeep");
-                true
             }
+            Kind::Kafka { .. } => tokio::time::sleep(Duration::from_millis(ms.unsigned_abs())).await,
         }
     }
 
@@ -70,31 +107,33 @@ impl World {
             Kind::Embedded { now_ms, .. } => {
                 now_ms.fetch_sub(500_000, Ordering::Relaxed);
             }
+            Kind::Kafka { .. } => {}
         }
     }
 
     /// Stops the members of `zombie` from answering; a member of the embedded log stops when the test takes no events.
-    pub fn freeze_zombie(&self, _freeze: bool) {
+    pub fn freeze_zombie(&self, freeze: bool) {
         match &self.kind {
             Kind::Embedded { .. } => {}
+            Kind::Kafka { frozen } => frozen.store(freeze, Ordering::Release),
         }
     }
 
     pub fn longer_than_a_session(&self) -> Duration {
         match &self.kind {
             Kind::Embedded { .. } => Duration::from_secs(1),
+            Kind::Kafka { .. } => Duration::from_millis(POLL_INTERVAL_MAX_MS + 3_000),
         }
     }
 
     pub fn tells_generations(&self) -> bool {
-        match &self.kind {
-            Kind::Embedded { .. } => true,
-        }
+        matches!(self.kind, Kind::Embedded { .. })
     }
 
     pub async fn close(&self) {
         match &self.kind {
             Kind::Embedded { log, .. } => log.close(),
+            Kind::Kafka { frozen } => frozen.store(false, Ordering::Release),
         }
     }
 }

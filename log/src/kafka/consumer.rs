@@ -1,0 +1,494 @@
+//! One member of a group: a thread that polls, a thread that commits, and the control.
+//!
+//! The poll thread never waits for anybody outside a rebalance: what its owner has no room for is kept per partition, and a
+//! partition with much of it is paused until it is handed over, while polling goes on (so a slow reader stays a member).
+//! It sleeps until librdkafka's queue is no longer empty; that signal has been lost before (gotcha 7), so never for long.
+//!
+//! Commits have a thread of their own, so that the broker's answer is not waited for by records; all that gathered
+//! meanwhile go in one. `rebalance` says why that is safe.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::{Mutex, RwLock};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::Offset as KafkaOffset;
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use wire::Offset;
+
+use super::gather::Gather;
+use super::reader::{Reader, ask_committed, is_passing, list};
+use super::rebalance::{Context, Member};
+use super::wake::Wake;
+use super::{KafkaOptions, blocking, code_of, settings, unavailable};
+use crate::{
+    Assigned, Batch, CommitError, Consumer, ConsumerControl, ConsumerEvent, LogError, Topic, TopicPartition,
+    metric_names,
+};
+
+const EVENTS_MAX: usize = 32;
+/// Full batches kept for a partition whose owner has no room; beyond it the partition is paused.
+const READY_MAX: usize = 4;
+/// Messages taken in one round, before anything else is looked at.
+const ROUND_MESSAGES_MAX: usize = 4_096;
+const IDLE: Duration = Duration::from_millis(100);
+/// While something waits for room.
+const BLOCKED: Duration = Duration::from_millis(2);
+const COMMITS_MAX: usize = 256;
+/// How soon the commit thread sees that its member has ended.
+const COMMIT_LOOK: Duration = Duration::from_millis(200);
+const SEEK_WITHIN: Duration = Duration::from_secs(2);
+/// A close that takes longer goes on without its caller.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the poll thread knows.
+#[derive(Default)]
+pub(super) struct Polled {
+    pub readings: Vec<Reading>,
+    /// Assigned, but the owner doesn't know yet.
+    pub untold: Vec<TopicPartition>,
+    pub news: VecDeque<ConsumerEvent>,
+    troubled: bool,
+}
+
+pub(super) struct Reading {
+    pub at: TopicPartition,
+    /// The next offset to come; `None`: silent.
+    next: Option<Offset>,
+    asked_to_pause: bool,
+    /// Paused because its owner is slow.
+    held: bool,
+    gather: Gather,
+    ready: VecDeque<Batch>,
+}
+
+/// What the control asks of the poll thread.
+pub(super) enum Command {
+    Start(TopicPartition, Offset, oneshot::Sender<Result<(), LogError>>),
+    Pause(TopicPartition, bool),
+}
+
+struct CommitRequest {
+    offsets: Vec<(TopicPartition, Offset)>,
+    reply: oneshot::Sender<Result<(), CommitError>>,
+}
+
+impl Reading {
+    pub fn new(at: TopicPartition) -> Self {
+        Self {
+            at,
+            next: None,
+            asked_to_pause: false,
+            held: false,
+            gather: Gather::default(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    fn close_batch(&mut self) {
+        if self.gather.len() > 0 {
+            self.ready.push_back(Batch {
+                at: self.at.clone(),
+                records: self.gather.take(),
+            });
+        }
+    }
+}
+
+/// Joins the group. Blocking, briefly.
+pub(super) fn start(
+    options: KafkaOptions,
+    reader: Arc<Reader>,
+    group: &str,
+    topics: &[Topic],
+) -> Result<Consumer, LogError> {
+    let (sender, events) = mpsc::channel(EVENTS_MAX);
+    let config = settings::member(&options, group);
+    let member = Arc::new(Member {
+        options,
+        group: group.to_owned(),
+        events: RwLock::new(Some(sender)),
+        commands: Mutex::default(),
+        wake: Wake::default(),
+        closing: false.into(),
+        owned: Mutex::default(),
+        polled: Mutex::default(),
+    });
+    let mut consumer: BaseConsumer<Context> = config
+        .create_with_context(Context(member.clone()))
+        .map_err(unavailable)?;
+    let rung = member.clone();
+    consumer.set_nonempty_callback(move || rung.wake.ring());
+    let names: Vec<&str> = topics.iter().map(|t| &**t).collect();
+    consumer.subscribe(&names).map_err(unavailable)?;
+    let consumer = Arc::new(consumer);
+    let (commits, requests) = sync_channel(COMMITS_MAX);
+    let (ended, end) = tokio::sync::watch::channel(());
+    let thread = |name: &str| std::thread::Builder::new().name(name.into());
+    let failed = |e: std::io::Error| LogError::Failed(e.to_string());
+    let (committing, committed_by) = (member.clone(), consumer.clone());
+    thread("kafka-commit")
+        .spawn(move || commit_thread(&committing, &committed_by, &requests))
+        .map_err(failed)?;
+    let polling = member.clone();
+    thread("kafka-consumer")
+        .spawn(move || {
+            poll_thread(&polling, consumer);
+            drop(ended);
+        })
+        .map_err(failed)?;
+    Ok(Consumer {
+        events,
+        control: Arc::new(Control {
+            member,
+            reader,
+            commits: Mutex::new(Some(commits)),
+            end,
+        }),
+    })
+}
+
+fn poll_thread(member: &Arc<Member>, consumer: Arc<BaseConsumer<Context>>) {
+    while !member.closing.load(Ordering::Acquire) && !member.is_deserted() {
+        if let Some(before_poll) = &member.options.before_poll {
+            before_poll();
+        }
+        member.run_commands(&consumer);
+        member.tell_assigned(&consumer);
+        member.poll_round(&consumer);
+        let blocked = !member.hand_over(&consumer);
+        let waiting = blocked || !member.polled.lock().untold.is_empty();
+        member.wake.sleep(if waiting { BLOCKED } else { IDLE });
+    }
+    member.closing.store(true, Ordering::Release);
+    member.owned.lock().clear();
+    member.commands.lock().clear();
+    member.events.write().take();
+    // Leaves the group. This can hang (gotcha 9), so nobody joins this thread.
+    drop(consumer);
+}
+
+impl Member {
+    fn poll_round(&self, consumer: &BaseConsumer<Context>) {
+        let mut empty = 0;
+        for _ in 0..ROUND_MESSAGES_MAX {
+            match consumer.poll(Duration::ZERO) {
+                Some(Ok(message)) => {
+                    empty = 0;
+                    self.polled.lock().accept(&message);
+                }
+                Some(Err(error)) => self.polled.lock().trouble(&error),
+                // Once may have been an event that was carried out, with more behind it.
+                None if empty == 1 => return,
+                None => empty += 1,
+            }
+        }
+        // There may be more, and no signal comes for it.
+        self.wake.ring();
+    }
+
+    /// Tells of new partitions once their committed offsets are known.
+    fn tell_assigned(&self, consumer: &BaseConsumer<Context>) {
+        let untold = self.polled.lock().untold.clone();
+        if untold.is_empty() {
+            return;
+        }
+        let timeout = Duration::from_millis(self.options.ask_timeout_ms.min(1_000));
+        let found = ask_committed(consumer, &untold, timeout);
+        let mut polled = self.polled.lock();
+        match found {
+            Ok(committed) => {
+                polled.untold.clear();
+                let shares = untold.into_iter().zip(committed);
+                let shares = shares
+                    .map(|(at, committed)| Assigned {
+                        at,
+                        generation: 0,
+                        committed,
+                    })
+                    .collect();
+                polled.news.push_back(ConsumerEvent::Assigned(shares));
+            }
+            Err(error) => polled.note(Some(error.to_string())),
+        }
+    }
+
+    fn run_commands(&self, consumer: &BaseConsumer<Context>) {
+        loop {
+            let Some(command) = self.commands.lock().pop_front() else {
+                return;
+            };
+            match command {
+                Command::Start(at, from, reply) => {
+                    let result = self.start(consumer, &at, from);
+                    let _ = reply.send(result);
+                }
+                Command::Pause(at, pause) => {
+                    let mut polled = self.polled.lock();
+                    let Some(reading) = polled.readings.iter_mut().find(|r| r.at == at) else {
+                        continue;
+                    };
+                    if reading.asked_to_pause == pause {
+                        continue;
+                    }
+                    reading.asked_to_pause = pause;
+                    let Some(next) = reading.next else { continue };
+                    let result = match pause {
+                        true => hold(consumer, &at),
+                        false if reading.held => Ok(()),
+                        false => go_on(consumer, &at, next),
+                    };
+                    if let Err(error) = result {
+                        polled.note(Some(error.to_string()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&self, consumer: &BaseConsumer<Context>, at: &TopicPartition, from: Offset) -> Result<(), LogError> {
+        let mut polled = self.polled.lock();
+        let untold = polled.untold.contains(at);
+        let Some(reading) = polled.readings.iter_mut().find(|r| r.at == *at && !untold) else {
+            return Err(LogError::Failed(format!(
+                "{} {} is not assigned to this member",
+                at.topic, at.partition
+            )));
+        };
+        // What an earlier start had fetched.
+        hold(consumer, at)?;
+        go_on(consumer, at, from)?;
+        *reading = Reading {
+            next: Some(from),
+            ..Reading::new(at.clone())
+        };
+        Ok(())
+    }
+
+    /// Hands over what there is room for; false if something is left.
+    fn hand_over(&self, consumer: &BaseConsumer<Context>) -> bool {
+        if !self.tell_news() {
+            return false;
+        }
+        let mut all = true;
+        let mut polled = self.polled.lock();
+        let mut failed = None;
+        for reading in &mut polled.readings {
+            reading.close_batch();
+            while let Some(batch) = reading.ready.pop_front() {
+                if let Err(TrySendError::Full(ConsumerEvent::Records(batch))) = self.send(ConsumerEvent::Records(batch))
+                {
+                    reading.ready.push_front(batch);
+                    all = false;
+                    break;
+                }
+            }
+            let Some(next) = reading.next.filter(|_| !reading.asked_to_pause) else {
+                continue;
+            };
+            let result = if !reading.held && reading.ready.len() >= READY_MAX {
+                reading.held = true;
+                hold(consumer, &reading.at)
+            } else if reading.held && reading.ready.is_empty() {
+                reading.held = false;
+                go_on(consumer, &reading.at, next)
+            } else {
+                Ok(())
+            };
+            failed = result.err().or(failed);
+        }
+        if let Some(error) = failed {
+            polled.note(Some(error.to_string()));
+        }
+        all
+    }
+}
+
+fn hold(consumer: &BaseConsumer<Context>, at: &TopicPartition) -> Result<(), LogError> {
+    consumer.pause(&list(at, KafkaOffset::Invalid)?).map_err(unavailable)
+}
+
+/// Fetches from `next` on. The seek is waited for: after it nothing older is in librdkafka's queue.
+fn go_on(consumer: &BaseConsumer<Context>, at: &TopicPartition, next: Offset) -> Result<(), LogError> {
+    let place = list(at, KafkaOffset::Offset(next.0 as i64))?;
+    let sought = consumer.seek_partitions(place, SEEK_WITHIN).map_err(unavailable)?;
+    for element in sought.elements() {
+        element.error().map_err(unavailable)?;
+    }
+    consumer.resume(&list(at, KafkaOffset::Invalid)?).map_err(unavailable)
+}
+
+impl Polled {
+    fn accept(&mut self, message: &BorrowedMessage<'_>) {
+        let is_its =
+            |r: &&mut Reading| r.at.partition.0 as i32 == message.partition() && *r.at.topic == *message.topic();
+        let Some(reading) = self.readings.iter_mut().find(is_its) else {
+            return;
+        };
+        let offset = Offset(message.offset().unsigned_abs());
+        // Silent, or fetched before a seek.
+        if reading.next.is_none_or(|next| offset < next) {
+            return;
+        }
+        reading.next = Some(offset.next());
+        reading.gather.push(message);
+        if reading.gather.is_full() {
+            reading.close_batch();
+        }
+        if std::mem::take(&mut self.troubled) {
+            self.news.push_back(ConsumerEvent::Trouble(None));
+        }
+    }
+
+    fn trouble(&mut self, error: &KafkaError) {
+        if is_passing(error) && code_of(error) != Some(RDKafkaErrorCode::AllBrokersDown) {
+            return;
+        }
+        self.note(Some(error.to_string()));
+    }
+
+    /// Once until records come again.
+    fn note(&mut self, what: Option<String>) {
+        if !std::mem::replace(&mut self.troubled, true) {
+            self.news.push_back(ConsumerEvent::Trouble(what));
+        }
+    }
+}
+
+fn commit_thread(member: &Member, consumer: &BaseConsumer<Context>, requests: &Receiver<CommitRequest>) {
+    while !member.closing.load(Ordering::Acquire) {
+        let first = match requests.recv_timeout(COMMIT_LOOK) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let owned = member.owned.lock();
+        let lost = consumer.assignment_lost();
+        let (mut wanted, mut replies) = (HashMap::new(), Vec::new());
+        for request in std::iter::once(first).chain(requests.try_iter().take(COMMITS_MAX)) {
+            if lost || request.offsets.iter().any(|(at, _)| !owned.contains(at)) {
+                metrics::counter!(metric_names::FENCED_COMMITS, "group" => member.group.clone()).increment(1);
+                let _ = request.reply.send(Err(CommitError::Fenced));
+                continue;
+            }
+            wanted.extend(request.offsets);
+            replies.push(request.reply);
+        }
+        let result = commit(consumer, &wanted);
+        drop(owned);
+        if result == Err(CommitError::Fenced) {
+            metrics::counter!(metric_names::FENCED_COMMITS, "group" => member.group.clone()).increment(1);
+        }
+        for reply in replies {
+            let _ = reply.send(result.clone());
+        }
+    }
+}
+
+fn commit(consumer: &BaseConsumer<Context>, wanted: &HashMap<TopicPartition, Offset>) -> Result<(), CommitError> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let mut offsets = TopicPartitionList::with_capacity(wanted.len());
+    for (at, offset) in wanted {
+        let added =
+            offsets.add_partition_offset(&at.topic, at.partition.0 as i32, KafkaOffset::Offset(offset.0 as i64));
+        added.map_err(|e| CommitError::Failed(e.to_string()))?;
+    }
+    consumer
+        .commit(&offsets, CommitMode::Sync)
+        .map_err(|error| match code_of(&error) {
+            // RebalanceInProgress is answered between a join and its assignment: of that generation nothing is ours yet.
+            Some(
+                RDKafkaErrorCode::IllegalGeneration
+                | RDKafkaErrorCode::UnknownMemberId
+                | RDKafkaErrorCode::FencedInstanceId
+                | RDKafkaErrorCode::RebalanceInProgress
+                | RDKafkaErrorCode::StaleMemberEpoch
+                | RDKafkaErrorCode::AssignmentLost,
+            ) => CommitError::Fenced,
+            _ => CommitError::Failed(error.to_string()),
+        })
+}
+
+struct Control {
+    member: Arc<Member>,
+    reader: Arc<Reader>,
+    commits: Mutex<Option<SyncSender<CommitRequest>>>,
+    /// Changes (ends) when the poll thread is through.
+    end: tokio::sync::watch::Receiver<()>,
+}
+
+impl Control {
+    fn command(&self, command: Command) {
+        self.member.commands.lock().push_back(command);
+        self.member.wake.ring();
+    }
+}
+
+#[async_trait]
+impl ConsumerControl for Control {
+    async fn start(&self, at: &TopicPartition, from: Offset) -> Result<(), LogError> {
+        // Asked here and not on the poll thread, which would wait for the broker's answer.
+        let (reader, asked) = (self.reader.clone(), at.clone());
+        blocking(move || reader.in_range(&asked, from)).await?;
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Start(at.clone(), from, reply));
+        answer
+            .await
+            .map_err(|_| LogError::Unavailable("the member has left its group".into()))?
+    }
+
+    fn pause(&self, at: &TopicPartition) {
+        self.command(Command::Pause(at.clone(), true));
+    }
+
+    fn resume(&self, at: &TopicPartition) {
+        self.command(Command::Pause(at.clone(), false));
+    }
+
+    async fn commit(&self, offsets: Vec<(TopicPartition, Offset)>) -> Result<(), CommitError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = match &*self.commits.lock() {
+            Some(commits) => commits.try_send(CommitRequest { offsets, reply }).is_ok(),
+            None => return Err(CommitError::Fenced),
+        };
+        if !sent {
+            return Err(CommitError::Failed("too many commits wait for the broker".into()));
+        }
+        answer
+            .await
+            .unwrap_or_else(|_| Err(CommitError::Failed("the member has left its group".into())))
+    }
+
+    async fn close(&self) {
+        self.member.closing.store(true, Ordering::Release);
+        // The commit thread ends with its channel, and lets go of the client.
+        self.commits.lock().take();
+        self.member.wake.ring();
+        let mut end = self.end.clone();
+        let ended = async { while end.changed().await.is_ok() {} };
+        if tokio::time::timeout(CLOSE_WITHIN, ended).await.is_err() {
+            tracing::warn!(
+                group = self.member.group,
+                "leaving the group takes long; not waited for"
+            );
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.commits.lock().take();
+        self.member.wake.ring();
+    }
+}

@@ -1,0 +1,105 @@
+//! librdkafka's settings, and why each differs from its default. "Gotcha" numbers are RELIABILITY.md's.
+
+use rdkafka::ClientConfig;
+use wire::limits::{PRODUCE_IN_FLIGHT_BYTES_MAX, PRODUCE_IN_FLIGHT_MAX};
+
+use super::KafkaOptions;
+
+/// The largest record, as a topic's `max.message.bytes` is by default.
+pub(super) const RECORD_BYTES_MAX: usize = 1_048_588;
+
+fn client(options: &KafkaOptions) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &options.brokers)
+        .set("client.id", &options.client_id)
+        // Reconnect at once after a short cut, and at most every second in a long one.
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("socket.keepalive.enable", "true")
+        .set("socket.nagle.disable", "true")
+        .set("socket.timeout.ms", "10000")
+        .set("allow.auto.create.topics", "false")
+        .set("log.connection.close", "false");
+    config
+}
+
+fn put_extra(mut config: ClientConfig, options: &KafkaOptions) -> ClientConfig {
+    for (key, value) in &options.extra {
+        config.set(key, value);
+    }
+    config
+}
+
+/// For questions: metadata, watermarks, administration.
+pub(super) fn asking(options: &KafkaOptions) -> ClientConfig {
+    put_extra(client(options), options)
+}
+
+pub(super) fn producing(options: &KafkaOptions) -> ClientConfig {
+    let mut config = client(options);
+    config
+        .set("acks", "all")
+        // Removes repeats of librdkafka's own retries; the fold removes repeats anyway (gotcha 2).
+        .set("enable.idempotence", options.idempotent.to_string())
+        .set("message.timeout.ms", options.produce_timeout_ms.to_string())
+        .set("linger.ms", options.linger_ms.to_string())
+        .set("retry.backoff.ms", "50")
+        // Beyond what our own permits allow, so that a full queue is seen at our call (gotcha 11).
+        .set("queue.buffering.max.messages", (PRODUCE_IN_FLIGHT_MAX * 2).to_string())
+        .set(
+            "queue.buffering.max.kbytes",
+            (PRODUCE_IN_FLIGHT_BYTES_MAX / 512).to_string(),
+        )
+        .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
+        .set("partitioner", "consistent");
+    put_extra(config, options)
+}
+
+/// For anything that fetches; without a group's protocol.
+fn fetching(options: &KafkaOptions, group: &str) -> ClientConfig {
+    let mut config = client(options);
+    config
+        .set("group.id", group)
+        // Offsets are committed by us, after the work (gotcha 10).
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Never silently the newest, nor the oldest (gotcha 10).
+        .set("auto.offset.reset", "error")
+        .set("fetch.min.bytes", "1")
+        .set("fetch.wait.max.ms", "10")
+        .set("fetch.error.backoff.ms", "50")
+        // What librdkafka holds unread, per client.
+        .set("queued.min.messages", "10000")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("check.crcs", "true");
+    config
+}
+
+pub(super) fn member(options: &KafkaOptions, group: &str) -> ClientConfig {
+    let mut config = fetching(options, group);
+    config
+        // Not "consumer" (KIP-848) and not cooperative: gotchas 5 and 6.
+        .set("group.protocol", "classic")
+        .set("partition.assignment.strategy", "range")
+        .set("session.timeout.ms", options.session_timeout_ms.to_string())
+        .set("heartbeat.interval.ms", (options.session_timeout_ms / 4).to_string())
+        .set("max.poll.interval.ms", options.poll_interval_max_ms.to_string());
+    put_extra(config, options)
+}
+
+/// Reads a named place without being a member of `group`, which nobody else uses.
+pub(super) fn reading(options: &KafkaOptions, group: &str) -> ClientConfig {
+    let mut config = fetching(options, group);
+    config
+        .set("enable.partition.eof", "true")
+        .set("queued.max.messages.kbytes", "4096");
+    put_extra(config, options)
+}
+
+/// Reads everything there is, oldest first, for ever; what was trimmed meanwhile does not matter to it.
+pub(super) fn tailing(options: &KafkaOptions, group: &str) -> ClientConfig {
+    let mut config = reading(options, group);
+    config.set("auto.offset.reset", "earliest");
+    config
+}
