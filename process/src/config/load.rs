@@ -87,6 +87,19 @@ impl Config {
         Ok(config)
     }
 
+    /// The node's name: as configured, else the host's.
+    pub fn node_name(&self) -> String {
+        if !self.node.name.is_empty() {
+            return self.node.name.clone();
+        }
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        if host.trim().is_empty() {
+            "node".to_owned()
+        } else {
+            host.trim().to_owned()
+        }
+    }
+
     /// Every key, as `section.key`; `*` stands for a name of your own. For help texts and the drift check.
     pub fn keys() -> Vec<String> {
         let mut keys = Vec::new();

@@ -35,6 +35,13 @@ fn nothing_given_is_the_defaults() {
 }
 
 #[test]
+fn a_node_without_a_name_is_called_as_its_host() {
+    assert_eq!(load("[node]\nname = 'n1'", &[], &[]).unwrap().node_name(), "n1");
+    let host = Config::default().node_name();
+    assert!(!host.is_empty() && host.trim() == host);
+}
+
+#[test]
 fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let text = "partitions = 1\nreplication = 1\nepoch = 1\n[log]\nkind = 'embedded'";
     let environment = [
