@@ -212,6 +212,11 @@ impl Connected {
         }
     }
 
+    /// A sign of life that is no frame of the client's: a poll came, or a stream's socket took what was written.
+    pub fn handle_alive(&mut self, now_ms: u64) {
+        self.heard_at_ms = now_ms;
+    }
+
     /// One frame. `frame` is what [`parse`] made of it.
     pub fn handle_frame<'a>(
         &mut self,
@@ -515,20 +520,27 @@ impl Connected {
 
     /// A delivery report. True if something is to be written.
     pub fn handle_report(&mut self, now_ms: u64, token: u32, reported: Reported) -> bool {
-        // Reports come in the order of the records, as a rule: the first is the one.
-        let Some(at) = self.pending.iter().position(|p| p.token == token) else {
-            return false;
-        };
-        let pending = self.pending.remove(at);
-        if self.pending.is_empty() {
-            self.pending = Vec::new();
-        }
-        match pending.id {
-            Some(id) if !pending.act || reported != Reported::Logged => {
+        match self.settle(token) {
+            Some(Pending { id: Some(id), act, .. }) if !act || reported != Reported::Logged => {
                 self.write(now_ms, reported.answer(id.as_str()))
             }
             _ => false,
         }
+    }
+
+    /// A report that is answered elsewhere, in the response to a POST.
+    pub fn handle_report_elsewhere(&mut self, token: u32) {
+        self.settle(token);
+    }
+
+    fn settle(&mut self, token: u32) -> Option<Pending> {
+        // Reports come in the order of the records, as a rule: the first is the one.
+        let at = self.pending.iter().position(|p| p.token == token)?;
+        let pending = self.pending.remove(at);
+        if self.pending.is_empty() {
+            self.pending = Vec::new();
+        }
+        Some(pending)
     }
 
     /// Records that still wait for their report.
