@@ -6,6 +6,7 @@
 
 pub mod args;
 mod body;
+mod corpus;
 mod drive;
 mod idle;
 mod pair;
