@@ -90,6 +90,10 @@ impl Links {
         self.all.keys().copied().collect()
     }
 
+    pub fn queued_items(&self) -> usize {
+        self.all.values().map(|l| l.queue.len()).sum()
+    }
+
     pub fn has_room(&self, link: LinkId) -> bool {
         self.all.get(&link).is_some_and(Link::has_room)
     }

@@ -103,6 +103,7 @@ impl PartitionCore {
             }
         }
         self.unlogged = still;
+        cx.stats.marks += marks.len() as u64;
         for chunk in marks.chunks(MARKS_PER_RECORD) {
             let record = Record {
                 version: RECORD_VERSION,

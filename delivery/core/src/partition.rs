@@ -83,6 +83,7 @@ pub(crate) struct PartitionCore {
     pub page_serial: u32,
     /// Approximate memory of tails and parked records.
     pub bytes: usize,
+    pub parked: usize,
     pub paused: bool,
     /// Set when it must not go on.
     pub stopped: bool,
@@ -116,6 +117,7 @@ impl PartitionCore {
             asks_due: VecDeque::new(),
             page_serial: 0,
             bytes: 0,
+            parked: 0,
             paused: false,
             stopped: false,
         }
@@ -207,6 +209,7 @@ impl PartitionCore {
         if let Some(waiting) = waiting {
             for parked in waiting.parked {
                 self.bytes = self.bytes.saturating_sub(parked.bytes);
+                self.parked = self.parked.saturating_sub(1);
                 self.fold(cx, slot, &mut conv, parked.offset, parked.at_ms, *parked.record);
             }
             for asked in waiting.asks {

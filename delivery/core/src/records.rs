@@ -57,6 +57,7 @@ impl PartitionCore {
         } else {
             let bytes = parked_bytes(entry.key.as_ref(), entry.value.as_ref());
             self.bytes += bytes;
+            self.parked += 1;
             conv.waiting().parked.push(Parked {
                 offset,
                 at_ms: entry.at_ms,

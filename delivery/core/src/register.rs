@@ -58,12 +58,18 @@ impl PartitionCore {
         let Some(node) = cx.links.node_of(link) else { return };
         let theirs: Generation = r.generation.map(Into::into).unwrap_or_default();
         if theirs > self.generation {
+            cx.stats.not_owner += 1;
             let item = NotOwner {
                 partition: self.at.0,
                 generation: self.wire_generation(),
                 connections: vec![r.connection],
             };
             return cx.links.send(link, Item::NotOwner(item));
+        }
+        if r.fresh {
+            cx.stats.registered_fresh += 1;
+        } else {
+            cx.stats.registered_again += 1;
         }
         self.unregister(cx, link, r.connection);
         match r.role() {

@@ -101,6 +101,16 @@ impl Worker {
         (count, bytes + count * RESIDENT_BYTES)
     }
 
+    /// Records that wait for their conversation to be loaded.
+    pub fn parked(&self) -> usize {
+        self.partitions.values().map(|p| p.parked).sum()
+    }
+
+    /// Items queued for links.
+    pub fn queued_items(&self) -> usize {
+        self.links.queued_items()
+    }
+
     /// Registered connections; a member of staff counts once per partition.
     pub fn routes(&self) -> usize {
         self.partitions.values().map(|p| p.routes.len()).sum()
@@ -276,6 +286,7 @@ impl Worker {
             In::Register(r) => match self.partitions.get_mut(&Partition(r.partition)) {
                 Some(p) => p.register(&mut cx, link, r),
                 None => {
+                    cx.stats.not_owner += 1;
                     let not_owner = NotOwner {
                         partition: r.partition,
                         generation: None,
