@@ -1,3 +1,4 @@
 //! The seeded simulation of the pure cores, and the checker that decides every run, simulated or real.
 
 pub mod checker;
+pub mod world;

@@ -217,6 +217,10 @@ impl<'a> Facts<'a> {
     /// The message a seen event claims to be; `None` for the system's events, stubs, and what has no id.
     pub fn key_of(conversation: Conversation<'a>, seen: &'a Seen) -> Option<SendKey<'a>> {
         let role = seen.from_role.filter(|role| *role != Role::System)?;
+        // What a person did at the desk (`rated`, `tagged` …) has the person's name and the desk's own id.
+        if !["message", "note", "recall"].contains(&seen.what.as_str()) {
+            return None;
+        }
         (!seen.id.is_empty()).then_some(SendKey {
             conversation,
             by_customer: role == Role::Customer,

@@ -29,6 +29,7 @@ use std::fmt;
 
 pub use facts::Facts;
 use history::Entry;
+pub use i12_commit_behind_work::PERSISTENCE;
 pub use void::VoidLimits;
 
 /// One statement of RELIABILITY.md, and the function that decides it.

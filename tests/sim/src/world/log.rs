@@ -1,0 +1,582 @@
+//! The modelled log: partitions, groups with sessions and generations, appends that land late, twice, or after their timeout.
+//! What a process asks is an event of its own, so that it may die, sleep or be cut off in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use wire::limits;
+
+use super::env::{Env, Event, Life, MS, ProcId, S};
+use super::faults::Fault;
+use super::input::{Input, LogRecord, Report};
+use super::reference;
+use crate::checker::history::{Generation, Kind, Op};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Topic {
+    Messages,
+    Desk,
+    DeskSnapshots,
+    Owners,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    Delivery,
+    Persistence,
+    Desk,
+}
+
+impl Group {
+    pub fn topic(self) -> Topic {
+        match self {
+            Group::Delivery | Group::Persistence => Topic::Messages,
+            Group::Desk => Topic::Desk,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Group::Delivery => "delivery",
+            Group::Persistence => crate::checker::PERSISTENCE,
+            Group::Desk => "desk",
+        }
+    }
+}
+
+/// A process in one of its lives.
+pub type Member = (ProcId, u32);
+
+#[derive(Clone, Debug)]
+pub struct ToAppend {
+    pub topic: Topic,
+    pub partition: u32,
+    pub key: Option<Bytes>,
+    pub value: Option<Bytes>,
+}
+
+#[derive(Debug)]
+pub enum LogOp {
+    /// `report_us`: when the report goes out; `None` if the producer has given up.
+    Append {
+        from: Member,
+        record: ToAppend,
+        token: u64,
+        report: bool,
+    },
+    Fetch {
+        group: Group,
+        partition: u32,
+        member: Member,
+    },
+    /// The coordinator looks for members it has not heard of.
+    Check,
+    Commit {
+        group: Group,
+        member: Member,
+        generation: u64,
+        partition: u32,
+        offset: u64,
+        token: u64,
+    },
+    RevokeDone {
+        group: Group,
+        member: Member,
+    },
+}
+
+#[derive(Default)]
+struct Part {
+    records: Vec<LogRecord>,
+}
+
+#[derive(Default)]
+struct GroupState {
+    generation: u64,
+    /// Last heard of.
+    members: BTreeMap<Member, u64>,
+    owners: BTreeMap<u32, Member>,
+    /// A rebalance waits for these.
+    awaiting: Option<BTreeSet<Member>>,
+    committed: BTreeMap<u32, u64>,
+    positions: BTreeMap<u32, Position>,
+}
+
+struct Position {
+    next: u64,
+    fetching: bool,
+    paused: bool,
+}
+
+pub struct Log {
+    pub partitions: u32,
+    parts: BTreeMap<(Topic, u32), Part>,
+    groups: BTreeMap<Group, GroupState>,
+    tails: BTreeSet<Member>,
+    /// Appends and reports of one producer keep their order.
+    landing: BTreeMap<Member, u64>,
+    reporting: BTreeMap<Member, u64>,
+}
+
+impl Log {
+    pub fn new(partitions: u32) -> Self {
+        Log {
+            partitions,
+            parts: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            tails: BTreeSet::new(),
+            landing: BTreeMap::new(),
+            reporting: BTreeMap::new(),
+        }
+    }
+
+    pub fn records(&self, topic: Topic, partition: u32) -> &[LogRecord] {
+        self.parts.get(&(topic, partition)).map_or(&[], |p| &p.records)
+    }
+
+    pub fn end(&self, topic: Topic, partition: u32) -> u64 {
+        self.records(topic, partition).len() as u64
+    }
+
+    pub fn committed(&self, group: Group, partition: u32) -> Option<u64> {
+        self.groups.get(&group)?.committed.get(&partition).copied()
+    }
+}
+
+impl Env {
+    /// How long a question and its answer take, and whether a fault made it longer.
+    pub fn log_delay(&mut self, of: ProcId) -> u64 {
+        let base = self.pick(200..4 * MS);
+        let cut = self.plan.until(self.now_us, |f| *f == Fault::CutLog(of));
+        if let Some(until) = cut {
+            self.hit(|f| *f == Fault::CutLog(of));
+            return until - self.now_us + base;
+        }
+        base
+    }
+
+    /// Hands a record over; `Input::Reported` comes exactly once.
+    pub fn produce(&mut self, from: ProcId, record: ToAppend, token: u64) {
+        let Some(life) = self.life(from) else { return };
+        let member = (from, life);
+        let mut takes = self.log_delay(from);
+        let slow = self.plan.until(self.now_us, |f| *f == Fault::LogSlow).is_some();
+        let mut twice = false;
+        if slow {
+            self.hit(|f| *f == Fault::LogSlow);
+            if self.chance(10) {
+                return self.tell(
+                    from,
+                    0,
+                    Input::Reported {
+                        token,
+                        report: Report::Unavailable,
+                    },
+                );
+            }
+            takes += match self.pick(0..10) {
+                0..=5 => self.pick(0..500 * MS),
+                6..=8 => self.pick(0..4 * S),
+                _ => self.pick(0..14 * S),
+            };
+            twice = self.chance(20);
+        }
+        let landing = self.log.landing.entry(member).or_default();
+        let lands = (self.now_us + takes).max(*landing);
+        *landing = lands;
+        let timeout = self.now_us + limits::PRODUCE_TIMEOUT_MS * MS;
+        let in_time = lands + 5 * MS < timeout;
+        if !in_time {
+            let report = Report::Unknown;
+            self.at(
+                timeout,
+                Event::Proc {
+                    to: from,
+                    life,
+                    input: Input::Reported { token, report },
+                },
+            );
+            // Given up by the producer: it may have reached the broker, or not.
+            if self.chance(40) {
+                return;
+            }
+        }
+        if twice {
+            let again = LogOp::Append {
+                from: member,
+                record: record.clone(),
+                token,
+                report: false,
+            };
+            let late = self.pick(1..3 * S);
+            self.at(lands + late, Event::Log(again));
+        }
+        let append = LogOp::Append {
+            from: member,
+            record,
+            token,
+            report: in_time,
+        };
+        self.at(lands, Event::Log(append));
+    }
+
+    pub fn log_op(&mut self, op: LogOp) {
+        match op {
+            LogOp::Append {
+                from,
+                record,
+                token,
+                report,
+            } => self.append(from, record, token, report),
+            LogOp::Fetch {
+                group,
+                partition,
+                member,
+            } => self.fetch(group, partition, member),
+            LogOp::Check => {
+                self.check_members();
+                self.after(500 * MS, Event::Log(LogOp::Check));
+            }
+            LogOp::Commit {
+                group,
+                member,
+                generation,
+                partition,
+                offset,
+                token,
+            } => self.take_commit(group, member, generation, (partition, offset), token),
+            LogOp::RevokeDone { group, member } => {
+                let state = self.log.groups.entry(group).or_default();
+                if let Some(awaiting) = &mut state.awaiting {
+                    awaiting.remove(&member);
+                }
+                self.maybe_assign(group);
+            }
+        }
+    }
+
+    fn append(&mut self, from: Member, record: ToAppend, token: u64, report: bool) {
+        let at_ms = (super::env::EPOCH_MS + self.now_us / MS) as i64;
+        let place = (record.topic, record.partition);
+        let part = self.log.parts.entry(place).or_default();
+        let offset = part.records.len() as u64;
+        let logged = LogRecord {
+            offset,
+            at_ms,
+            key: record.key,
+            value: record.value,
+        };
+        part.records.push(logged.clone());
+        if record.topic == Topic::Messages {
+            reference::logged(self, record.partition, &logged);
+        }
+        if report {
+            let base = self.pick(100..2 * MS);
+            let reporting = self.log.reporting.entry(from).or_default();
+            let at = (self.now_us + base).max(*reporting);
+            *reporting = at;
+            let input = Input::Reported {
+                token,
+                report: Report::Logged { offset },
+            };
+            self.at(
+                at,
+                Event::Proc {
+                    to: from.0,
+                    life: from.1,
+                    input,
+                },
+            );
+        }
+        if record.topic == Topic::Owners {
+            for (to, life) in self.log.tails.clone() {
+                let delay = self.log_delay(to);
+                self.tell_life(to, life, delay, Input::Tailed(logged.clone()));
+            }
+        }
+        for group in [Group::Delivery, Group::Persistence, Group::Desk] {
+            if group.topic() == record.topic {
+                self.wake(group, record.partition);
+            }
+        }
+    }
+
+    // ---- groups ----
+
+    pub fn join(&mut self, proc: ProcId, group: Group) {
+        let Some(life) = self.life(proc) else { return };
+        let now_us = self.now_us;
+        let state = self.log.groups.entry(group).or_default();
+        state.members.insert((proc, life), now_us);
+        self.rebalance(group);
+    }
+
+    /// Reads `owners` from its start, for ever.
+    pub fn tail_owners(&mut self, proc: ProcId) {
+        let Some(life) = self.life(proc) else { return };
+        let mut records: BTreeMap<Option<Bytes>, LogRecord> = BTreeMap::new();
+        for record in self.log.records(Topic::Owners, 0) {
+            records.insert(record.key.clone(), record.clone());
+        }
+        let mut compacted: Vec<LogRecord> = records.into_values().collect();
+        compacted.sort_by_key(|r| r.offset);
+        let delay = self.log_delay(proc);
+        for record in compacted {
+            self.tell_life(proc, life, delay, Input::Tailed(record));
+        }
+        self.log.tails.insert((proc, life));
+    }
+
+    fn rebalance(&mut self, group: Group) {
+        let state = self.log.groups.entry(group).or_default();
+        let members: BTreeSet<Member> = state.members.keys().copied().collect();
+        let fresh: Vec<Member> = match &state.awaiting {
+            // A second reason during a rebalance: those already asked are not asked again.
+            Some(already) => members.iter().filter(|m| !already.contains(m)).copied().collect(),
+            None => members.iter().copied().collect(),
+        };
+        state.awaiting = Some(members);
+        for (to, life) in fresh {
+            let delay = self.log_delay(to);
+            self.tell_life(to, life, delay, Input::Revoked { group });
+        }
+        self.maybe_assign(group);
+    }
+
+    /// A member has let go of everything.
+    pub fn revoke_done(&mut self, proc: ProcId, group: Group) {
+        let Some(life) = self.life(proc) else { return };
+        let delay = self.log_delay(proc);
+        let member = (proc, life);
+        self.after(delay, Event::Log(LogOp::RevokeDone { group, member }));
+    }
+
+    fn maybe_assign(&mut self, group: Group) {
+        let turn = self.pick(0..8) as usize;
+        let partitions = self.log.partitions;
+        let state = self.log.groups.entry(group).or_default();
+        if state.awaiting.as_ref().is_none_or(|a| !a.is_empty()) {
+            return;
+        }
+        state.awaiting = None;
+        state.generation += 1;
+        state.owners.clear();
+        state.positions.clear();
+        let generation = state.generation;
+        let members: Vec<Member> = state.members.keys().copied().collect();
+        if members.is_empty() {
+            return;
+        }
+        let mut gets: BTreeMap<Member, Vec<(u32, Option<u64>)>> = members.iter().map(|m| (*m, Vec::new())).collect();
+        for partition in 0..partitions {
+            let member = members[(partition as usize * members.len() / partitions as usize + turn) % members.len()];
+            state.owners.insert(partition, member);
+            let committed = state.committed.get(&partition).copied();
+            gets.entry(member).or_default().push((partition, committed));
+        }
+        for ((to, life), partitions) in gets {
+            let delay = self.log_delay(to);
+            let input = Input::Assigned {
+                group,
+                generation,
+                partitions,
+            };
+            self.tell_life(to, life, delay, input);
+        }
+    }
+
+    fn check_members(&mut self) {
+        let now_us = self.now_us;
+        for group in [Group::Delivery, Group::Persistence, Group::Desk] {
+            let members: Vec<Member> = match self.log.groups.get(&group) {
+                Some(state) => state.members.keys().copied().collect(),
+                None => continue,
+            };
+            let mut expelled = false;
+            for member in members {
+                let (proc, life) = member;
+                let alive = self
+                    .procs
+                    .get(&proc)
+                    .is_some_and(|p| p.life == Life::Running && p.life_number == life);
+                let cut = self.plan.until(now_us, |f| *f == Fault::CutLog(proc)).is_some();
+                let state = self.log.groups.entry(group).or_default();
+                let heard = state.members.entry(member).or_insert(now_us);
+                if alive && !cut {
+                    *heard = now_us;
+                } else if now_us - *heard > limits::SESSION_TIMEOUT_MS * MS {
+                    state.members.remove(&member);
+                    if let Some(awaiting) = &mut state.awaiting {
+                        awaiting.remove(&member);
+                    }
+                    expelled = true;
+                    self.trace.event(now_us, format_args!("{group:?} loses {member:?}"));
+                    // It learns of it when it is back, a little late: until then it acts on what it believes.
+                    let late = self.log_delay(proc) + self.pick(0..400 * MS);
+                    self.tell_life(proc, life, late, Input::Lost { group });
+                }
+            }
+            if expelled {
+                self.rebalance(group);
+            }
+        }
+    }
+
+    // ---- reading ----
+
+    pub fn start_partition(&mut self, proc: ProcId, group: Group, partition: u32, from: u64) {
+        let Some(life) = self.life(proc) else { return };
+        let state = self.log.groups.entry(group).or_default();
+        if state.owners.get(&partition) != Some(&(proc, life)) {
+            return;
+        }
+        let position = Position {
+            next: from,
+            fetching: false,
+            paused: false,
+        };
+        state.positions.insert(partition, position);
+        self.wake(group, partition);
+    }
+
+    pub fn pause_partition(&mut self, group: Group, partition: u32, paused: bool) {
+        let state = self.log.groups.entry(group).or_default();
+        if let Some(position) = state.positions.get_mut(&partition) {
+            position.paused = paused;
+        }
+        self.wake(group, partition);
+    }
+
+    fn wake(&mut self, group: Group, partition: u32) {
+        let end = self.log.end(group.topic(), partition);
+        let Some(state) = self.log.groups.get_mut(&group) else {
+            return;
+        };
+        let Some(&member) = state.owners.get(&partition) else {
+            return;
+        };
+        let Some(position) = state.positions.get_mut(&partition) else {
+            return;
+        };
+        if position.fetching || position.paused || position.next >= end {
+            return;
+        }
+        position.fetching = true;
+        let delay = self.log_delay(member.0);
+        let fetch = LogOp::Fetch {
+            group,
+            partition,
+            member,
+        };
+        self.after(delay, Event::Log(fetch));
+    }
+
+    fn fetch(&mut self, group: Group, partition: u32, member: Member) {
+        let most = self.pick(1..64);
+        let Some(state) = self.log.groups.get_mut(&group) else {
+            return;
+        };
+        let owned = state.owners.get(&partition) == Some(&member);
+        let Some(position) = state.positions.get_mut(&partition).filter(|_| owned) else {
+            return;
+        };
+        position.fetching = false;
+        let from = position.next;
+        let records: Vec<LogRecord> = self
+            .log
+            .parts
+            .get(&(group.topic(), partition))
+            .map_or(&[][..], |p| &p.records)
+            .iter()
+            .skip(from as usize)
+            .take(most as usize)
+            .cloned()
+            .collect();
+        position.next += records.len() as u64;
+        if !records.is_empty() {
+            let input = Input::Records {
+                group,
+                partition,
+                records,
+            };
+            self.tell_life(member.0, member.1, 0, input);
+        }
+        self.wake(group, partition);
+    }
+
+    // ---- offsets ----
+
+    /// `Input::Committed` says whether it counted.
+    pub fn commit(&mut self, proc: ProcId, group: Group, generation: u64, (partition, offset): (u32, u64), token: u64) {
+        let Some(life) = self.life(proc) else { return };
+        let delay = self.log_delay(proc);
+        let commit = LogOp::Commit {
+            group,
+            member: (proc, life),
+            generation,
+            partition,
+            offset,
+            token,
+        };
+        self.after(delay, Event::Log(commit));
+    }
+
+    fn take_commit(
+        &mut self,
+        group: Group,
+        member: Member,
+        generation: u64,
+        (partition, offset): (u32, u64),
+        token: u64,
+    ) {
+        let state = self.log.groups.entry(group).or_default();
+        let owner = state.owners.get(&partition) == Some(&member) && state.generation == generation;
+        if owner {
+            state.committed.insert(partition, offset);
+        }
+        let generation = Generation {
+            group: generation,
+            announced: 0,
+        };
+        let kind = if owner { Kind::Ok } else { Kind::Fail };
+        let commit = Op::Commit {
+            group: group.name().into(),
+            partition,
+            offset,
+            generation,
+        };
+        let out = Op::Out {
+            worker: member.0.name(),
+            generation,
+            partition,
+            receiver: format!("committed offset of {}", group.name()),
+            what: "commit".into(),
+            conversation: String::new(),
+            seq: 0,
+        };
+        let name = member.0.name();
+        self.record(&name, kind, commit);
+        self.record(&name, kind, out);
+        let delay = self.log_delay(member.0);
+        let input = Input::Committed {
+            group,
+            partition,
+            token,
+            fenced: !owner,
+        };
+        self.tell_life(member.0, member.1, delay, input);
+    }
+
+    /// The end of a partition and what a group has committed there, asked afresh.
+    pub fn ask_offsets(&mut self, proc: ProcId, group: Group, partition: u32, token: u64) {
+        let delay = self.log_delay(proc);
+        let answer = Input::Offsets {
+            group,
+            partition,
+            token,
+            committed: self.log.committed(group, partition).unwrap_or(0),
+            end: self.log.end(group.topic(), partition),
+        };
+        self.tell(proc, delay, answer);
+    }
+}
