@@ -200,8 +200,8 @@ impl Desk {
         if session.agent() == Some(&from.user) {
             return Err(STILL_ASSIGNED);
         }
-        let joined = session.joined.iter().any(|j| *j == from.user);
-        let watching = session.watching.iter().any(|w| *w == from.user);
+        let joined = session.joined.contains(&from.user);
+        let watching = session.watching.contains(&from.user);
         session.joined.retain(|j| *j != from.user);
         session.watching.retain(|w| *w != from.user);
         if joined {

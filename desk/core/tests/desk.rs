@@ -1,5 +1,7 @@
 //! The machine's properties (I16) under random acts, presence and time; replay from a snapshot; and directed stories.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use desk_core::{AgentState, Desk, Output, Stage, What};

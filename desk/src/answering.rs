@@ -1,0 +1,187 @@
+//! One partition at work: its tenants' machines, its outbox, and the cut that may be on its way. Does no IO itself.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use desk_core::{Counts, Desk, What};
+use ordered_log::LogRecord;
+use wire::codec::{decode_desk, encode};
+use wire::record::desk_record::Input;
+use wire::topics::partition_of;
+use wire::{Epoch, Offset, Partition, Position, Tenant};
+
+use crate::meters::Meters;
+use crate::outbox::{Outbox, Parcel};
+use crate::takeover::{Taken, tenant_of};
+use crate::{NOTICE_AGE_MS_MAX, SNAPSHOT_RECORDS_MAX, TICK_PATIENCE_MS};
+
+pub(crate) struct Answering {
+    epoch: Epoch,
+    partition: Partition,
+    partitions: u32,
+    desks: HashMap<Tenant, Desk>,
+    /// Changed since their last snapshot.
+    changed: BTreeSet<Tenant>,
+    /// When a tick was written that was not read back yet.
+    ticking: HashMap<Tenant, Instant>,
+    pub outbox: Outbox,
+    /// The first offset not applied yet.
+    next: Offset,
+    known_until: Offset,
+    /// The first offset not covered by the last cut.
+    cut_through: Offset,
+    /// The last offset committed, or started from.
+    committed: Offset,
+    /// The last cut came to nothing.
+    cut_again: bool,
+    last_cut: Instant,
+    cut: CutState,
+    pub snapshots_end: Offset,
+    pub paused: bool,
+}
+
+/// Snapshots as of `through`, and what must be in the log before them.
+pub(crate) struct Cut {
+    /// Committed before.
+    pub from: Offset,
+    pub through: Offset,
+    pub snapshots: Vec<(Tenant, Bytes)>,
+}
+
+enum CutState {
+    None,
+    /// Waits until the outbox is done below the number.
+    Waiting(Cut, u64),
+    Running,
+}
+
+impl Answering {
+    pub fn new(epoch: Epoch, partition: Partition, partitions: u32, taken: Taken) -> Self {
+        Self {
+            epoch,
+            partition,
+            partitions,
+            // Written anew with the first cut: a zombie may have written older ones meanwhile.
+            changed: taken.desks.keys().cloned().collect(),
+            desks: taken.desks,
+            ticking: HashMap::new(),
+            outbox: Outbox::default(),
+            next: taken.from,
+            known_until: taken.known_until,
+            cut_through: taken.from,
+            committed: taken.from,
+            cut_again: false,
+            last_cut: Instant::now(),
+            cut: CutState::None,
+            snapshots_end: taken.snapshots_end,
+            paused: false,
+        }
+    }
+
+    /// Applies a batch in order. Returns what is to be produced now.
+    pub fn apply(&mut self, records: &[LogRecord], now_ms: i64, meters: &Meters) -> Vec<Parcel> {
+        let mut parcels = Vec::new();
+        for record in records {
+            if record.offset < self.next {
+                continue;
+            }
+            self.next = record.offset.next();
+            meters.consumed.increment(1);
+            self.apply_one(record, now_ms, meters, &mut parcels);
+        }
+        parcels
+    }
+
+    fn apply_one(&mut self, record: &LogRecord, now_ms: i64, meters: &Meters, parcels: &mut Vec<Parcel>) {
+        let key = record.key.as_deref().unwrap_or_default();
+        let ours = partition_of(key, self.partitions) == self.partition;
+        let (Some(tenant), Some(value), true) = (tenant_of(key), decode_desk(record.value.as_ref()), ours) else {
+            meters.skipped.increment(1);
+            tracing::warn!(partition = self.partition.0, offset = record.offset.0, "a desk record cannot be read; left out");
+            return;
+        };
+        if matches!(value.input, Some(Input::Tick(_))) {
+            self.ticking.remove(&tenant);
+        }
+        let desk = self.desks.entry(tenant.clone()).or_insert_with(|| Desk::new(tenant.clone()));
+        let outputs = desk.apply(Position::new(self.epoch, record.offset), record.at_ms, &value);
+        self.changed.insert(tenant);
+        let known = record.offset < self.known_until;
+        for output in outputs {
+            match output.what {
+                What::Notice if known && now_ms - record.at_ms > NOTICE_AGE_MS_MAX => continue,
+                What::Effect { cause, waited_ms } if !known => {
+                    meters.decided(cause, waited_ms);
+                }
+                _ => {}
+            }
+            parcels.extend(self.outbox.put(output.key, encode(&output.record)));
+        }
+    }
+
+    /// Tenants to whom time matters and whose last tick was read back.
+    pub fn due_ticks(&mut self) -> Vec<Tenant> {
+        let now = Instant::now();
+        let patience = Duration::from_millis(TICK_PATIENCE_MS);
+        let ticking = &mut self.ticking;
+        let due = |(tenant, desk): (&Tenant, &Desk)| {
+            let waits = ticking.get(tenant).is_some_and(|at| now - *at < patience);
+            (desk.needs_ticks() && !waits).then(|| tenant.clone())
+        };
+        let due: Vec<Tenant> = self.desks.iter().filter_map(due).collect();
+        self.ticking.extend(due.iter().map(|t| (t.clone(), now)));
+        due
+    }
+
+    /// Begins a cut if one is due, and hands it out when everything before it is in the log.
+    pub fn cut(&mut self, interval: Duration) -> Option<Cut> {
+        let news = self.next.0 - self.cut_through.0;
+        let news_enough = news >= SNAPSHOT_RECORDS_MAX || self.last_cut.elapsed() >= interval;
+        let due = (news > 0 || self.cut_again) && news_enough;
+        if matches!(self.cut, CutState::None) && due {
+            let snapshot = |t: Tenant| self.desks.get(&t).map(|d| (t, d.snapshot()));
+            let snapshots = std::mem::take(&mut self.changed).into_iter().filter_map(snapshot).collect();
+            self.last_cut = Instant::now();
+            self.cut_through = self.next;
+            self.cut_again = false;
+            let cut = Cut { from: self.committed, through: self.next, snapshots };
+            self.cut = CutState::Waiting(cut, self.outbox.next());
+        }
+        let CutState::Waiting(_, below) = &self.cut else { return None };
+        if !self.outbox.is_done_below(*below) {
+            return None;
+        }
+        match std::mem::replace(&mut self.cut, CutState::Running) {
+            CutState::Waiting(cut, _) => Some(cut),
+            _ => None,
+        }
+    }
+
+    /// The cut was written and committed. `snapshots_end`: where the snapshots end by our own count.
+    pub fn cut_done(&mut self, snapshots_end: Offset) {
+        self.cut = CutState::None;
+        self.committed = self.cut_through;
+        self.snapshots_end = snapshots_end;
+    }
+
+    /// The cut came to nothing, or somebody else wrote among the snapshots: all of them are written anew.
+    pub fn cut_failed(&mut self, snapshots_end: Option<Offset>) {
+        self.cut = CutState::None;
+        self.changed = self.desks.keys().cloned().collect();
+        self.cut_again = true;
+        self.snapshots_end = snapshots_end.unwrap_or(self.snapshots_end);
+    }
+
+    pub fn counts(&self) -> Counts {
+        let add = |a: Counts, b: Counts| Counts {
+            waiting: a.waiting + b.waiting,
+            assigned: a.assigned + b.assigned,
+            available: a.available + b.available,
+            busy: a.busy + b.busy,
+            away: a.away + b.away,
+            gone: a.gone + b.gone,
+        };
+        self.desks.values().map(Desk::counts).fold(Counts::default(), add)
+    }
+}
