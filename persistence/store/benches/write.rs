@@ -64,7 +64,7 @@ fn writes(c: &mut Criterion) {
             batch(turn)
         };
         b.iter_batched(
-            || next(),
+            &mut next,
             |write| runtime.block_on(store.write(write)).expect("written"),
             BatchSize::SmallInput,
         );
@@ -83,7 +83,7 @@ fn writes(c: &mut Criterion) {
             rows(&batch(turn))
         };
         b.iter_batched(
-            || next(),
+            &mut next,
             |rows| {
                 let mut all = db.batch().durability(Some(fjall::PersistMode::Buffer));
                 for (key, value) in rows {

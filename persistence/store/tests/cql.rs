@@ -15,11 +15,8 @@ use wire::{ConversationKey, Epoch, Lane, Offset, Partition, Position, Seq, Tenan
 fn server(test: &str) -> Option<String> {
     let server = std::env::var("SWITCHBOARD_TEST_CQL").ok();
     if server.is_none() {
-        writeln!(
-            std::io::stderr(),
-            "SKIPPED {test}: SWITCHBOARD_TEST_CQL names no server"
-        )
-        .unwrap();
+        let said = format!("SKIPPED {test}: SWITCHBOARD_TEST_CQL names no server\n");
+        std::io::stderr().write_all(said.as_bytes()).unwrap();
     }
     server
 }
