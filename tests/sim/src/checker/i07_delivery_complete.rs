@@ -1,8 +1,8 @@
 //! I7: everybody who should get an event gets it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::facts::{Conversation, DeviceKey};
+use super::facts::{Conn, Conversation, DeviceKey};
 use super::history::{Layer, Op, Phase, Role};
 use super::spans::{Spans, spans};
 use super::{Facts, Invariant, Tally, Verdict};
@@ -70,13 +70,28 @@ pub(super) fn handed_until<'a>(facts: &Facts<'a>, until: usize) -> AllHanded<'a>
     handed
 }
 
-/// Up to which seq a user should have a conversation whose last row is `last_row`; `None`: nothing is due.
-pub(super) fn due(spans: &Spans, conversation: Conversation, user: &str, role: Role, last_row: u64) -> Option<u64> {
-    if role == Role::Customer {
-        return (conversation.1 == user).then_some(last_row);
+/// On which connections a conversation stood: it was told of there, or an event of it came. (A member of staff who was let go
+/// while away has it no more on the next connection, and is owed nothing there.)
+pub(super) fn stood<'a>(facts: &Facts<'a>, until: usize) -> BTreeSet<(&'a str, Conversation<'a>)> {
+    let mut stood = BTreeSet::new();
+    for entry in &facts.entries[..until] {
+        if let Op::Conversation { conn, conversation, .. } | Op::Recv { conn, conversation, .. } = &entry.op
+            && let Some((_, conversation)) = facts.whose(conn, conversation)
+        {
+            stood.insert((conn.as_str(), conversation));
+        }
     }
-    let of = spans.get(&(conversation, user))?;
-    of.iter().map(|s| s.to.unwrap_or(last_row)).max()
+    stood
+}
+
+/// Up to which seq a user should have a conversation whose last row is `last_row`; `None`: nothing is due.
+pub(super) fn due(spans: &Spans, conversation: Conversation, conn: &Conn, stood: bool, last_row: u64) -> Option<u64> {
+    if conn.role == Role::Customer {
+        return (conversation.1 == conn.user).then_some(last_row);
+    }
+    let of = spans.get(&(conversation, conn.user))?;
+    let owed = of.iter().filter(|s| s.to.is_none() || stood);
+    owed.map(|s| s.to.unwrap_or(last_row)).max()
 }
 
 fn decide(facts: &Facts) -> Verdict {
@@ -89,17 +104,15 @@ fn decide(facts: &Facts) -> Verdict {
     let spans = spans(facts);
     let handed = handed_until(facts, end);
     let mut tally = Tally::default();
-    for conn in facts.conns.values().filter(|c| c.open_at(end)) {
+    let stood = stood(facts, end);
+    for (name, conn) in facts.conns.iter().filter(|(_, c)| c.open_at(end)) {
         for conversation in facts.finals.keys().filter(|c| c.0 == conn.tenant) {
             let last_row = facts.rows(*conversation).map_or(0, |read| read.last_seq);
-            let Some(due) = due(&spans, *conversation, conn.user, conn.role, last_row) else {
+            let stood = stood.contains(&(*name, *conversation));
+            let Some(due) = due(&spans, *conversation, conn, stood, last_row) else {
                 continue;
             };
             let of = handed.get(&(conn.device, *conversation));
-            // A conversation that never stood on the device (its agent was away throughout) is read as history.
-            if of.is_none() && conn.role != Role::Customer && !attached_now(&spans, *conversation, conn.user) {
-                continue;
-            }
             let place = of.map_or(0, Handed::place);
             let mut entries = vec![conn.invoked];
             entries.extend(of.and_then(|h| h.last).map(|(_, at)| at));
@@ -109,10 +122,4 @@ fn decide(facts: &Facts) -> Verdict {
         }
     }
     tally.verdict()
-}
-
-fn attached_now(spans: &Spans, conversation: Conversation, user: &str) -> bool {
-    spans
-        .get(&(conversation, user))
-        .is_some_and(|of| of.iter().any(|s| s.to.is_none()))
 }

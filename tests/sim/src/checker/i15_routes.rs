@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::facts::Conversation;
 use super::history::{Op, Phase};
-use super::i07_delivery_complete::{due, handed_until};
+use super::i07_delivery_complete::{due, handed_until, stood};
 use super::spans::spans;
 use super::{Facts, Invariant, Tally, Verdict};
 
@@ -65,13 +65,24 @@ fn still_routed(facts: &Facts, tally: &mut Tally) {
     }
     let spans = spans(facts);
     let handed = handed_until(facts, settled);
-    for conn in facts.conns.values().filter(|c| c.open_at(healed) && c.open_at(settled)) {
+    let stood = stood(facts, settled);
+    let outlived = facts
+        .conns
+        .iter()
+        .filter(|(_, c)| c.open_at(healed) && c.open_at(settled));
+    for (name, conn) in outlived {
         for (conversation, last) in known.iter().filter(|(c, _)| c.0 == conn.tenant) {
             // Only what stood on the device: where it should have begun is I7's question.
             let Some(of) = handed.get(&(conn.device, *conversation)) else {
                 continue;
             };
-            let Some(due) = due(&spans, *conversation, conn.user, conn.role, *last) else {
+            let Some(due) = due(
+                &spans,
+                *conversation,
+                conn,
+                stood.contains(&(*name, *conversation)),
+                *last,
+            ) else {
                 continue;
             };
             let due = due.min(*last);
