@@ -98,13 +98,20 @@ impl Answering {
         let ours = partition_of(key, self.partitions) == self.partition;
         let (Some(tenant), Some(value), true) = (tenant_of(key), decode_desk(record.value.as_ref()), ours) else {
             meters.skipped.increment(1);
-            tracing::warn!(partition = self.partition.0, offset = record.offset.0, "a desk record cannot be read; left out");
+            tracing::warn!(
+                partition = self.partition.0,
+                offset = record.offset.0,
+                "a desk record cannot be read; left out"
+            );
             return;
         };
         if matches!(value.input, Some(Input::Tick(_))) {
             self.ticking.remove(&tenant);
         }
-        let desk = self.desks.entry(tenant.clone()).or_insert_with(|| Desk::new(tenant.clone()));
+        let desk = self
+            .desks
+            .entry(tenant.clone())
+            .or_insert_with(|| Desk::new(tenant.clone()));
         let outputs = desk.apply(Position::new(self.epoch, record.offset), record.at_ms, &value);
         self.changed.insert(tenant);
         let known = record.offset < self.known_until;
@@ -141,14 +148,23 @@ impl Answering {
         let due = (news > 0 || self.cut_again) && news_enough;
         if matches!(self.cut, CutState::None) && due {
             let snapshot = |t: Tenant| self.desks.get(&t).map(|d| (t, d.snapshot()));
-            let snapshots = std::mem::take(&mut self.changed).into_iter().filter_map(snapshot).collect();
+            let snapshots = std::mem::take(&mut self.changed)
+                .into_iter()
+                .filter_map(snapshot)
+                .collect();
             self.last_cut = Instant::now();
             self.cut_through = self.next;
             self.cut_again = false;
-            let cut = Cut { from: self.committed, through: self.next, snapshots };
+            let cut = Cut {
+                from: self.committed,
+                through: self.next,
+                snapshots,
+            };
             self.cut = CutState::Waiting(cut, self.outbox.next());
         }
-        let CutState::Waiting(_, below) = &self.cut else { return None };
+        let CutState::Waiting(_, below) = &self.cut else {
+            return None;
+        };
         if !self.outbox.is_done_below(*below) {
             return None;
         }

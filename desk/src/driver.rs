@@ -52,6 +52,7 @@ impl Service {
             reports: Arc::default(),
             meters: Meters::new(),
             owned: HashMap::new(),
+            alarms: HashMap::new(),
             ownerships: 0,
             takeovers: FuturesUnordered::new(),
             cuts: FuturesUnordered::new(),
@@ -66,6 +67,9 @@ impl Service {
 /// Which of this process's ownerships: reports and futures of an ended one are nobody's.
 type Ownership = u32;
 
+/// What runs beside the loop, for an ownership of a partition.
+type Underway<T> = FuturesUnordered<BoxFuture<'static, (TopicPartition, Ownership, T)>>;
+
 struct Driver {
     options: Options,
     log: Arc<dyn Log>,
@@ -76,9 +80,11 @@ struct Driver {
     reports: Arc<ReportBox>,
     meters: Meters,
     owned: HashMap<TopicPartition, Owned>,
+    /// Why partitions stopped.
+    alarms: HashMap<TopicPartition, String>,
     ownerships: Ownership,
-    takeovers: FuturesUnordered<BoxFuture<'static, (TopicPartition, Ownership, Result<Taken, Alarm>)>>,
-    cuts: FuturesUnordered<BoxFuture<'static, (TopicPartition, Ownership, CutEnd)>>,
+    takeovers: Underway<Result<Taken, Alarm>>,
+    cuts: Underway<CutEnd>,
 }
 
 struct Owned {
@@ -134,18 +140,26 @@ impl Driver {
         match event {
             ConsumerEvent::Assigned(partitions) => {
                 meters::rebalanced("assigned");
-                partitions.into_iter().for_each(|assigned| self.take(assigned, Duration::ZERO));
+                partitions
+                    .into_iter()
+                    .for_each(|assigned| self.take(assigned, Duration::ZERO));
             }
             ConsumerEvent::Records(batch) => {
-                let Some(owned) = self.owned.get_mut(&batch.at) else { return };
-                let Stage::Answering(answering) = &mut owned.stage else { return };
+                let Some(owned) = self.owned.get_mut(&batch.at) else {
+                    return;
+                };
+                let Stage::Answering(answering) = &mut owned.stage else {
+                    return;
+                };
                 let parcels = answering.apply(&batch.records, now_ms(), &self.meters);
                 if !answering.paused && answering.outbox.len() > OUTBOX_RECORDS_MAX {
                     answering.paused = true;
                     self.consumer.control.pause(&batch.at);
                 }
                 let ownership = owned.ownership;
-                parcels.into_iter().for_each(|parcel| self.produce(&batch.at, ownership, parcel));
+                parcels
+                    .into_iter()
+                    .for_each(|parcel| self.produce(&batch.at, ownership, parcel));
             }
             ConsumerEvent::Revoked { partitions, done } => {
                 meters::rebalanced("revoked");
@@ -170,7 +184,15 @@ impl Driver {
         let at = assigned.at.clone();
         meters::owned(at.partition, true);
         meters::stopped(at.partition, false);
-        self.owned.insert(at.clone(), Owned { ownership, stage: Stage::TakingOver });
+        self.alarms.remove(&at);
+        self.show_alarms();
+        self.owned.insert(
+            at.clone(),
+            Owned {
+                ownership,
+                stage: Stage::TakingOver,
+            },
+        );
         let log = Arc::clone(&self.log);
         let snapshots = snapshots_of(&self.snapshots, at.partition);
         let epoch = self.options.lane_topics.epoch;
@@ -185,27 +207,54 @@ impl Driver {
         if self.owned.remove(at).is_some() {
             meters::owned(at.partition, false);
         }
+        if self.alarms.remove(at).is_some() {
+            meters::stopped(at.partition, false);
+            self.show_alarms();
+        }
+    }
+
+    fn show_alarms(&self) {
+        let first = self.alarms.values().next().cloned();
+        self.options.health.set("desk", first.map_or(Ok(()), Err));
     }
 
     /// The stage before the first record: it is set before the reading starts, so that none is missed.
     async fn on_taken(&mut self, at: TopicPartition, ownership: Ownership, taken: Result<Taken, Alarm>) {
-        let Some(owned) = self.owned.get_mut(&at).filter(|o| o.ownership == ownership) else { return };
+        let Some(owned) = self.owned.get_mut(&at).filter(|o| o.ownership == ownership) else {
+            return;
+        };
         let taken = match taken {
             Ok(taken) => taken,
             Err(alarm) => return self.stop(&at, &alarm),
         };
         let LaneTopics { epoch, partitions, .. } = self.options.lane_topics;
         let from = taken.from;
-        tracing::info!(partition = at.partition.0, from = from.0, tenants = taken.desks.len(), "a desk's partition taken over");
+        tracing::info!(
+            partition = at.partition.0,
+            from = from.0,
+            tenants = taken.desks.len(),
+            "a desk's partition taken over"
+        );
         owned.stage = Stage::Answering(Box::new(Answering::new(epoch, at.partition, partitions, taken)));
         match self.consumer.control.start(&at, from).await {
             Ok(()) => {}
             Err(LogError::OutOfRange { start, end, .. }) => {
-                self.stop(&at, &Alarm::CommittedOutOfLog { committed: from, start, end });
+                self.stop(
+                    &at,
+                    &Alarm::CommittedOutOfLog {
+                        committed: from,
+                        start,
+                        end,
+                    },
+                );
             }
             Err(why) => {
                 tracing::warn!(%why, partition = at.partition.0, "a desk's reading cannot start; taking over again");
-                let again = Assigned { at, generation: 0, committed: Some(from) };
+                let again = Assigned {
+                    at,
+                    generation: 0,
+                    committed: Some(from),
+                };
                 self.take(again, Duration::from_millis(500));
             }
         }
@@ -215,7 +264,9 @@ impl Driver {
         self.consumer.control.pause(at);
         meters::stopped(at.partition, true);
         let partition = at.partition;
-        self.options.health.set("desk", Err(format!("partition {partition} of `desk` stopped: {alarm}")));
+        self.alarms
+            .insert(at.clone(), format!("partition {partition} of `desk` stopped: {alarm}"));
+        self.show_alarms();
         tracing::error!(%partition, %alarm, "the desk's partition is stopped until an operator has looked");
         if let Some(owned) = self.owned.get_mut(at) {
             owned.stage = Stage::Stopped;
@@ -245,7 +296,10 @@ impl Driver {
 
     fn answering(&mut self, at: &TopicPartition, ownership: Ownership) -> Option<&mut Answering> {
         match self.owned.get_mut(at) {
-            Some(Owned { ownership: o, stage: Stage::Answering(answering) }) if *o == ownership => Some(answering),
+            Some(Owned {
+                ownership: o,
+                stage: Stage::Answering(answering),
+            }) if *o == ownership => Some(answering),
             _ => None,
         }
     }
@@ -253,10 +307,17 @@ impl Driver {
     fn on_reports(&mut self, arrived: Vec<(u64, bool)>) {
         for (token, logged) in arrived {
             let ownership = (token >> 32) as Ownership;
-            let Some(at) = self.owned.iter().find(|(_, o)| o.ownership == ownership).map(|(at, _)| at.clone()) else {
+            let Some(at) = self
+                .owned
+                .iter()
+                .find(|(_, o)| o.ownership == ownership)
+                .map(|(at, _)| at.clone())
+            else {
                 continue;
             };
-            let Some(answering) = self.answering(&at, ownership) else { continue };
+            let Some(answering) = self.answering(&at, ownership) else {
+                continue;
+            };
             // Numbers are compared by their low half; a partition never has 2^32 records on their way.
             let number = full_number(token, answering.outbox.next());
             let next = if logged {
@@ -270,7 +331,12 @@ impl Driver {
             if goes_on {
                 self.consumer.control.resume(&at);
             }
-            if logged { &self.meters.logged } else { &self.meters.failed }.increment(1);
+            if logged {
+                &self.meters.logged
+            } else {
+                &self.meters.failed
+            }
+            .increment(1);
             if let Some(parcel) = next {
                 self.produce(&at, ownership, parcel);
             }
@@ -282,9 +348,17 @@ impl Driver {
         let every = Duration::from_millis(self.options.snapshot_interval_ms);
         let mut again = Vec::new();
         for (at, owned) in &mut self.owned {
-            let Stage::Answering(answering) = &mut owned.stage else { continue };
+            let Stage::Answering(answering) = &mut owned.stage else {
+                continue;
+            };
             if answering.outbox.has_failed() {
-                again.extend(answering.outbox.repeat().into_iter().map(|p| (at.clone(), owned.ownership, p)));
+                again.extend(
+                    answering
+                        .outbox
+                        .repeat()
+                        .into_iter()
+                        .map(|p| (at.clone(), owned.ownership, p)),
+                );
             }
             if let Some(cut) = answering.cut(every) {
                 let (at, ownership) = (at.clone(), owned.ownership);
@@ -308,24 +382,36 @@ impl Driver {
     }
 
     fn on_cut(&mut self, at: &TopicPartition, ownership: Ownership, end: CutEnd) {
-        let Some(answering) = self.answering(at, ownership) else { return };
+        let Some(answering) = self.answering(at, ownership) else {
+            return;
+        };
         match end {
             CutEnd::Done(snapshots_end) => {
                 answering.cut_done(snapshots_end);
                 meters::committed("ok");
             }
             CutEnd::Disturbed(snapshots_end) => {
-                tracing::warn!(partition = at.partition.0, "somebody else wrote desk snapshots; ours are written anew");
+                tracing::warn!(
+                    partition = at.partition.0,
+                    "somebody else wrote desk snapshots; ours are written anew"
+                );
                 answering.cut_failed(Some(snapshots_end));
             }
             CutEnd::Failed(why) => {
                 answering.cut_failed(None);
                 meters::committed("failed");
-                tracing::warn!(why, partition = at.partition.0, "a desk's snapshot could not be written; trying again");
+                tracing::warn!(
+                    why,
+                    partition = at.partition.0,
+                    "a desk's snapshot could not be written; trying again"
+                );
             }
             CutEnd::Fenced => {
                 meters::committed("fenced");
-                tracing::warn!(partition = at.partition.0, "the desk's partition is another member's already; let go of it");
+                tracing::warn!(
+                    partition = at.partition.0,
+                    "the desk's partition is another member's already; let go of it"
+                );
                 self.consumer.control.pause(at);
                 self.let_go(at);
             }
@@ -349,7 +435,10 @@ impl Driver {
             }
         }
         self.meters.show(all);
-        let tick = DeskRecord { version: RECORD_VERSION, input: Some(Input::Tick(Tick {})) };
+        let tick = DeskRecord {
+            version: RECORD_VERSION,
+            input: Some(Input::Tick(Tick {})),
+        };
         let value = Bytes::from(prost::Message::encode_to_vec(&tick));
         for (at, tenant) in due {
             let produced = self.producer.produce(ToProduce {
@@ -372,7 +461,11 @@ impl Driver {
 fn full_number(token: u64, next: u64) -> u64 {
     let low = token & u64::from(u32::MAX);
     let candidate = (next & !u64::from(u32::MAX)) | low;
-    if candidate >= next { candidate.wrapping_sub(1 << 32) } else { candidate }
+    if candidate >= next {
+        candidate.wrapping_sub(1 << 32)
+    } else {
+        candidate
+    }
 }
 
 /// Writes one cut: still the owner? → nobody else wrote among the snapshots? → snapshots → commit.
@@ -399,7 +492,15 @@ impl Writing {
         for (tenant, snapshot) in cut.snapshots {
             let key = Bytes::copy_from_slice(tenant.as_str().as_bytes());
             let topic = self.snapshots.topic.clone();
-            match append(&*self.producer, topic, self.snapshots.partition, Some(key), Some(snapshot)).await {
+            match append(
+                &*self.producer,
+                topic,
+                self.snapshots.partition,
+                Some(key),
+                Some(snapshot),
+            )
+            .await
+            {
                 Ok(appended) => end = appended.offset.next(),
                 Err(why) => return CutEnd::Failed(why.to_string()),
             }
@@ -421,7 +522,12 @@ mod tests {
 
     #[test]
     fn a_number_is_found_from_its_low_half() {
-        for (number, next) in [(0, 1), (5, 9), ((1 << 32) - 1, (1 << 32) + 5), ((1 << 32) + 2, (1 << 32) + 5)] {
+        for (number, next) in [
+            (0, 1),
+            (5, 9),
+            ((1 << 32) - 1, (1 << 32) + 5),
+            ((1 << 32) + 2, (1 << 32) + 5),
+        ] {
             let token = 7u64 << 32 | (number & 0xffff_ffff);
             assert_eq!(full_number(token, next), number);
         }

@@ -7,10 +7,22 @@ use wire::{Offset, Position};
 /// Log and snapshots disagree, or are of a newer build: the partition stops, loudly; others go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Alarm {
-    #[error("the committed offset {committed} is not in the log, which holds {start}..{end}; was the topic re-made, or cut by retention?")]
-    CommittedOutOfLog { committed: Offset, start: Offset, end: Offset },
-    #[error("the desk of tenant {tenant} was saved as of {position}, but its log ends at {end}; another log was written under this epoch")]
-    SnapshotAheadOfLog { tenant: String, position: Position, end: Offset },
+    #[error(
+        "the committed offset {committed} is not in the log, which holds {start}..{end}; was the topic re-made, or cut by retention?"
+    )]
+    CommittedOutOfLog {
+        committed: Offset,
+        start: Offset,
+        end: Offset,
+    },
+    #[error(
+        "the desk of tenant {tenant} was saved as of {position}, but its log ends at {end}; another log was written under this epoch"
+    )]
+    SnapshotAheadOfLog {
+        tenant: String,
+        position: Position,
+        end: Offset,
+    },
     #[error("the desk of tenant {tenant}: {why}")]
     BadSnapshot { tenant: String, why: BadSnapshot },
 }

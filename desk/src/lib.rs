@@ -35,7 +35,12 @@ pub struct Options {
 
 impl Options {
     pub fn new(lane_topics: LaneTopics, health: process::Health) -> Self {
-        Self { lane_topics, snapshot_interval_ms: 10_000, tick_interval_ms: 1_000, health }
+        Self {
+            lane_topics,
+            snapshot_interval_ms: 10_000,
+            tick_interval_ms: 1_000,
+            health,
+        }
     }
 }
 

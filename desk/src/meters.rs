@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use desk_core::{Cause, Counts};
 use process::metrics::{
     COMMITS_TOTAL, CONSUMED_TOTAL, Counter, DESK_AGENTS, DESK_ASSIGNED, DESK_DECISIONS_TOTAL, DESK_EFFECTS_TOTAL,
-    DESK_WAIT_SECONDS, DESK_WAITING, Gauge, Histogram, PARTITION_OWNED, PARTITION_STOPPED, RECORDS_SKIPPED_TOTAL,
-    REBALANCES_TOTAL,
+    DESK_WAIT_SECONDS, DESK_WAITING, Gauge, Histogram, PARTITION_OWNED, PARTITION_STOPPED, REBALANCES_TOTAL,
+    RECORDS_SKIPPED_TOTAL,
 };
 use wire::Partition;
 
@@ -64,7 +64,9 @@ impl Meters {
 }
 
 pub(crate) fn committed(outcome: &'static str) {
-    COMMITS_TOTAL.with(&[("group", GROUP), ("outcome", outcome)]).increment(1);
+    COMMITS_TOTAL
+        .with(&[("group", GROUP), ("outcome", outcome)])
+        .increment(1);
 }
 
 pub(crate) fn rebalanced(kind: &'static str) {
@@ -73,14 +75,20 @@ pub(crate) fn rebalanced(kind: &'static str) {
 
 pub(crate) fn owned(partition: Partition, owned: bool) {
     let partition = partition.to_string();
-    PARTITION_OWNED.with(&[("group", GROUP), ("partition", &partition)]).set(f64::from(u8::from(owned)));
+    PARTITION_OWNED
+        .with(&[("group", GROUP), ("partition", &partition)])
+        .set(f64::from(u8::from(owned)));
 }
 
 pub(crate) fn stopped(partition: Partition, stopped: bool) {
     let partition = partition.to_string();
-    PARTITION_STOPPED.with(&[("group", GROUP), ("partition", &partition)]).set(f64::from(u8::from(stopped)));
+    PARTITION_STOPPED
+        .with(&[("group", GROUP), ("partition", &partition)])
+        .set(f64::from(u8::from(stopped)));
 }
 
 pub(crate) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as i64)
 }

@@ -31,7 +31,11 @@ impl Outbox {
         let number = self.next;
         self.next += 1;
         self.open.insert(number);
-        let parcel = Parcel { number, key: key.clone(), value };
+        let parcel = Parcel {
+            number,
+            key: key.clone(),
+            value,
+        };
         let line = self.lines.entry(key).or_default();
         line.push_back(parcel.clone());
         (line.len() == 1).then(|| self.go(parcel))
@@ -158,6 +162,9 @@ mod tests {
         assert!(!outbox.has_failed());
         assert!(!outbox.is_done_below(1) && outbox.is_done_below(0));
         assert_eq!(outbox.logged(first.number).unwrap().number, 1);
-        assert!(outbox.logged(first.number).is_none(), "a second report of the same record");
+        assert!(
+            outbox.logged(first.number).is_none(),
+            "a second report of the same record"
+        );
     }
 }

@@ -55,12 +55,19 @@ async fn attempt(
         let Some(last) = records.last() else { break };
         at = last.offset.next();
         for record in records {
-            let Some(tenant) = record.key.as_deref().and_then(tenant_of) else { continue };
+            let Some(tenant) = record.key.as_deref().and_then(tenant_of) else {
+                continue;
+            };
             match record.value.as_deref().map(Desk::restore) {
                 Some(Ok(desk)) => {
                     keep_newer(&mut desks, tenant, desk);
                 }
-                Some(Err(why)) => return Ok(Err(Alarm::BadSnapshot { tenant: tenant.to_string(), why })),
+                Some(Err(why)) => {
+                    return Ok(Err(Alarm::BadSnapshot {
+                        tenant: tenant.to_string(),
+                        why,
+                    }));
+                }
                 None => {
                     desks.remove(&tenant);
                 }
@@ -71,17 +78,30 @@ async fn attempt(
     let bounds = log.bounds(&assigned.at).await?;
     let from = assigned.committed.unwrap_or(bounds.start);
     if from < bounds.start || from > bounds.end {
-        return Ok(Err(Alarm::CommittedOutOfLog { committed: from, start: bounds.start, end: bounds.end }));
+        return Ok(Err(Alarm::CommittedOutOfLog {
+            committed: from,
+            start: bounds.start,
+            end: bounds.end,
+        }));
     }
     for desk in desks.values() {
         if let Some(position) = desk.position()
             && (position.epoch != epoch || position.offset >= bounds.end)
         {
             let tenant = desk.tenant().to_string();
-            return Ok(Err(Alarm::SnapshotAheadOfLog { tenant, position, end: bounds.end }));
+            return Ok(Err(Alarm::SnapshotAheadOfLog {
+                tenant,
+                position,
+                end: bounds.end,
+            }));
         }
     }
-    Ok(Ok(Taken { desks, from, known_until: bounds.end, snapshots_end: saved.end }))
+    Ok(Ok(Taken {
+        desks,
+        from,
+        known_until: bounds.end,
+        snapshots_end: saved.end,
+    }))
 }
 
 /// A zombie's older snapshot behind a newer one counts for nothing.
@@ -100,5 +120,8 @@ pub(crate) fn tenant_of(key: &[u8]) -> Option<Tenant> {
 
 /// The partition of the snapshots' topic that goes with a partition of `desk`.
 pub(crate) fn snapshots_of(topic: &ordered_log::Topic, partition: Partition) -> TopicPartition {
-    TopicPartition { topic: topic.clone(), partition }
+    TopicPartition {
+        topic: topic.clone(),
+        partition,
+    }
 }

@@ -15,8 +15,8 @@ use ordered_log::{
     Appended, Bounds, Consumer, Log, LogError, LogRecord, ProduceError, Producer, Reports, TailEvent, ToProduce, Topic,
     TopicInfo, TopicPartition, TopicSpec, append,
 };
-use prost::Message;
 use process::{Drain, Health, Kind, Tasks};
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use wire::record::desk_record::Input;
@@ -26,13 +26,27 @@ use wire::{Epoch, Lane, LaneTopics, Offset, Partition, Tenant};
 const PARTITIONS: u32 = 3;
 
 fn topics() -> LaneTopics {
-    LaneTopics { lane: Lane::new("core").unwrap(), epoch: Epoch(1), partitions: PARTITIONS }
+    LaneTopics {
+        lane: Lane::new("core").unwrap(),
+        epoch: Epoch(1),
+        partitions: PARTITIONS,
+    }
 }
 
 async fn a_log() -> Arc<Embedded> {
     let log = Embedded::open_temp(EmbeddedOptions::default()).unwrap();
-    let spec = |name: String, compacted| TopicSpec { name, partitions: PARTITIONS, compacted, retention_ms: None, replication: 1 };
-    let all = [spec(topics().messages(), false), spec(topics().desk(), false), spec(topics().desk_snapshots(), true)];
+    let spec = |name: String, compacted| TopicSpec {
+        name,
+        partitions: PARTITIONS,
+        compacted,
+        retention_ms: None,
+        replication: 1,
+    };
+    let all = [
+        spec(topics().messages(), false),
+        spec(topics().desk(), false),
+        spec(topics().desk_snapshots(), true),
+    ];
     log.create_topics(&all).await.unwrap();
     log
 }
@@ -48,7 +62,11 @@ impl Running {
             tick_interval_ms: 50,
             ..Options::new(topics(), health.clone())
         };
-        tasks.spawn(Kind::Essential, "desk", Service::new(options, log).run(tasks.drain().clone()));
+        tasks.spawn(
+            Kind::Essential,
+            "desk",
+            Service::new(options, log).run(tasks.drain().clone()),
+        );
         Self(tasks, health)
     }
 
@@ -61,20 +79,32 @@ impl Running {
 
 fn desk_place(tenant: &str) -> TopicPartition {
     let partition = topics().desk_partition_of(&Tenant::new(tenant).unwrap());
-    TopicPartition { topic: topics().desk().into(), partition }
+    TopicPartition {
+        topic: topics().desk().into(),
+        partition,
+    }
 }
 
 async fn put(log: &Embedded, tenant: &str, input: Input) {
-    let value = DeskRecord { version: 1, input: Some(input) }.encode_to_vec();
+    let value = DeskRecord {
+        version: 1,
+        input: Some(input),
+    }
+    .encode_to_vec();
     let at = desk_place(tenant);
     let producer = log.producer().await.unwrap();
     let key = Some(Bytes::copy_from_slice(tenant.as_bytes()));
-    append(&*producer, at.topic, at.partition, key, Some(value.into())).await.unwrap();
+    append(&*producer, at.topic, at.partition, key, Some(value.into()))
+        .await
+        .unwrap();
 }
 
 fn act(role: Role, user: &str, id: &str, customer: &str, deed: &str) -> Input {
     Input::Act(Act {
-        from: Some(Sender { role: role.into(), user: user.into() }),
+        from: Some(Sender {
+            role: role.into(),
+            user: user.into(),
+        }),
         id: id.into(),
         origin: Some(Origin { node: 1, connection: 7 }),
         customer: customer.into(),
@@ -85,7 +115,13 @@ fn act(role: Role, user: &str, id: &str, customer: &str, deed: &str) -> Input {
 }
 
 async fn agent(log: &Embedded, tenant: &str, name: &str, capacity: u32) {
-    let presence = Presence { node: 1, connection: 7, agent: name.into(), connected: true, ..Presence::default() };
+    let presence = Presence {
+        node: 1,
+        connection: 7,
+        agent: name.into(),
+        connected: true,
+        ..Presence::default()
+    };
     put(log, tenant, Input::Presence(presence)).await;
     let status = format!(r#"{{"status":{{"state":"available","capacity":{capacity}}}}}"#);
     put(log, tenant, act(Role::Agent, name, "status", "", &status)).await;
@@ -95,7 +131,10 @@ async fn agent(log: &Embedded, tenant: &str, name: &str, capacity: u32) {
 async fn messages(log: &Embedded) -> Vec<(String, Record)> {
     let mut all = Vec::new();
     for p in 0..PARTITIONS {
-        let at = TopicPartition { topic: topics().messages().into(), partition: Partition(p) };
+        let at = TopicPartition {
+            topic: topics().messages().into(),
+            partition: Partition(p),
+        };
         let end = log.bounds(&at).await.unwrap().end;
         let mut from = Offset(0);
         while from < end {
@@ -121,12 +160,17 @@ fn shown(messages: &[(String, Record)]) -> BTreeMap<String, (SessionState, Strin
         let place = (decision.offset, decision.number);
         let before = seen.entry(key).or_default();
         if before.last().is_some_and(|last| place <= *last) {
-            assert!(before.contains(&place), "{key}: decision {place:?} came behind {before:?}");
+            assert!(
+                before.contains(&place),
+                "{key}: decision {place:?} came behind {before:?}"
+            );
             continue;
         }
         before.push(place);
         let session = effect.session.as_ref().unwrap();
-        let entry = shown.entry(key.clone()).or_insert_with(|| (SessionState::SessionIdle, String::new(), Vec::new()));
+        let entry = shown
+            .entry(key.clone())
+            .or_insert_with(|| (SessionState::SessionIdle, String::new(), Vec::new()));
         entry.0 = session.state();
         entry.1.clone_from(&session.agent);
         if record.numbered {
@@ -142,11 +186,17 @@ async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> 
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(Duration::from_secs(20), all).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    timeout(Duration::from_secs(20), all)
+        .await
+        .unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
 async fn frames(log: &Embedded) -> Vec<String> {
-    let notice = |(_, r): &(String, Record)| r.notice.as_ref().map(|n| String::from_utf8_lossy(&n.frame).into_owned());
+    let notice = |(_, r): &(String, Record)| {
+        r.notice
+            .as_ref()
+            .map(|n| String::from_utf8_lossy(&n.frame).into_owned())
+    };
     messages(log).await.iter().filter_map(notice).collect()
 }
 
@@ -155,19 +205,36 @@ async fn a_request_is_answered_in_the_conversation_and_at_the_connection() {
     let log = a_log().await;
     let running = Running::start(log.clone());
     agent(&log, "demo", "bo", 1).await;
-    put(&log, "demo", act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#)).await;
-    put(&log, "demo", act(Role::Customer, "carl", "r2", "carl", r#"{"request":{}}"#)).await;
+    put(
+        &log,
+        "demo",
+        act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#),
+    )
+    .await;
+    put(
+        &log,
+        "demo",
+        act(Role::Customer, "carl", "r2", "carl", r#"{"request":{}}"#),
+    )
+    .await;
     until("alice has bo and carl waits", || async {
         let shown = shown(&messages(&log).await);
         shown.get("demo/alice").is_some_and(|s| s.1 == "bo")
-            && shown.get("demo/carl").is_some_and(|s| s.0 == SessionState::SessionQueued)
+            && shown
+                .get("demo/carl")
+                .is_some_and(|s| s.0 == SessionState::SessionQueued)
     })
     .await;
     put(&log, "demo", act(Role::Agent, "bo", "c1", "alice", r#"{"close":{}}"#)).await;
-    until("carl has bo", || async { shown(&messages(&log).await)["demo/carl"].1 == "bo" }).await;
+    until("carl has bo", || async {
+        shown(&messages(&log).await)["demo/carl"].1 == "bo"
+    })
+    .await;
     until("everybody has an answer", || async {
         let frames = frames(&log).await;
-        ["status", "r1", "r2", "c1"].iter().all(|id| frames.contains(&format!(r#"{{"done":{{"id":"{id}"}}}}"#)))
+        ["status", "r1", "r2", "c1"]
+            .iter()
+            .all(|id| frames.contains(&format!(r#"{{"done":{{"id":"{id}"}}}}"#)))
     })
     .await;
     running.stop().await;
@@ -178,9 +245,16 @@ async fn another_tenant_is_another_desk() {
     let log = a_log().await;
     let running = Running::start(log.clone());
     agent(&log, "demo", "bo", 1).await;
-    put(&log, "acme", act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#)).await;
+    put(
+        &log,
+        "acme",
+        act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#),
+    )
+    .await;
     until("alice of acme waits", || async {
-        shown(&messages(&log).await).get("acme/alice").is_some_and(|s| s.0 == SessionState::SessionQueued)
+        shown(&messages(&log).await)
+            .get("acme/alice")
+            .is_some_and(|s| s.0 == SessionState::SessionQueued)
     })
     .await;
     running.stop().await;
@@ -191,14 +265,31 @@ async fn garbage_in_the_desks_log_is_left_out() {
     let log = a_log().await;
     let producer = log.producer().await.unwrap();
     let at = desk_place("demo");
-    for (key, value) in [(Some("demo"), Some("\u{1}garbage")), (None, Some("x")), (Some("demo"), None), (Some("Bad Tenant"), Some("x"))] {
+    for (key, value) in [
+        (Some("demo"), Some("\u{1}garbage")),
+        (None, Some("x")),
+        (Some("demo"), None),
+        (Some("Bad Tenant"), Some("x")),
+    ] {
         let (key, value) = (key.map(Bytes::from), value.map(Bytes::from));
-        append(&*producer, at.topic.clone(), at.partition, key, value).await.unwrap();
+        append(&*producer, at.topic.clone(), at.partition, key, value)
+            .await
+            .unwrap();
     }
     let running = Running::start(log.clone());
     agent(&log, "demo", "bo", 1).await;
-    put(&log, "demo", act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#)).await;
-    until("alice has bo", || async { shown(&messages(&log).await).get("demo/alice").is_some_and(|s| s.1 == "bo") }).await;
+    put(
+        &log,
+        "demo",
+        act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#),
+    )
+    .await;
+    until("alice has bo", || async {
+        shown(&messages(&log).await)
+            .get("demo/alice")
+            .is_some_and(|s| s.1 == "bo")
+    })
+    .await;
     running.stop().await;
 }
 
@@ -206,20 +297,38 @@ async fn garbage_in_the_desks_log_is_left_out() {
 async fn ticks_make_time_pass_and_a_lost_agents_sessions_go_back_in_line() {
     let log = a_log().await;
     let running = Running::start(log.clone());
-    let settings = wire::record::Settings { json: Bytes::from_static(br#"{"grace_ms":300}"#) };
+    let settings = wire::record::Settings {
+        json: Bytes::from_static(br#"{"grace_ms":300}"#),
+    };
     put(&log, "demo", Input::Settings(settings)).await;
     agent(&log, "demo", "bo", 1).await;
-    put(&log, "demo", act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#)).await;
-    let gone = Presence { node: 1, connection: 7, agent: "bo".into(), connected: false, ..Presence::default() };
+    put(
+        &log,
+        "demo",
+        act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#),
+    )
+    .await;
+    let gone = Presence {
+        node: 1,
+        connection: 7,
+        agent: "bo".into(),
+        connected: false,
+        ..Presence::default()
+    };
     put(&log, "demo", Input::Presence(gone)).await;
     until("alice is back in line", || async {
-        shown(&messages(&log).await).get("demo/alice").is_some_and(|s| s.0 == SessionState::SessionQueued)
+        shown(&messages(&log).await)
+            .get("demo/alice")
+            .is_some_and(|s| s.0 == SessionState::SessionQueued)
     })
     .await;
     let all = shown(&messages(&log).await);
     assert_eq!(
         all["demo/alice"].2,
-        [r#""assigned":{"agent":"bo"}"#, r#""queued":{"group":"default","cause":"agent_gone"}"#]
+        [
+            r#""assigned":{"agent":"bo"}"#,
+            r#""queued":{"group":"default","cause":"agent_gone"}"#
+        ]
     );
     running.stop().await;
 }
@@ -232,15 +341,39 @@ async fn the_desk_goes_on_where_the_last_one_ended() {
         let running = Running::start(log.clone());
         for i in 0..10 {
             let customer = format!("c{round}-{i}");
-            put(&log, "demo", act(Role::Customer, &customer, "r", &customer, r#"{"request":{}}"#)).await;
+            put(
+                &log,
+                "demo",
+                act(Role::Customer, &customer, "r", &customer, r#"{"request":{}}"#),
+            )
+            .await;
             if round > 0 {
                 let before = format!("c{}-{i}", round - 1);
-                put(&log, "demo", act(Role::Agent, "bo", &format!("close {before}"), &before, r#"{"close":{}}"#)).await;
+                put(
+                    &log,
+                    "demo",
+                    act(
+                        Role::Agent,
+                        "bo",
+                        &format!("close {before}"),
+                        &before,
+                        r#"{"close":{}}"#,
+                    ),
+                )
+                .await;
             }
-            put(&log, "demo", Input::Alive(Alive {
-                node: 1,
-                connections: vec![AgentConnection { connection: 7, agent: "bo".into(), ..AgentConnection::default() }],
-            }))
+            put(
+                &log,
+                "demo",
+                Input::Alive(Alive {
+                    node: 1,
+                    connections: vec![AgentConnection {
+                        connection: 7,
+                        agent: "bo".into(),
+                        ..AgentConnection::default()
+                    }],
+                }),
+            )
             .await;
         }
         // Some rounds end before the snapshot, some behind it.
@@ -253,17 +386,28 @@ async fn the_desk_goes_on_where_the_last_one_ended() {
         shown.len() == 40
             && shown.iter().all(|(key, s)| {
                 let last_round = key.contains("/c3-");
-                s.0 == if last_round { SessionState::SessionActive } else { SessionState::SessionIdle }
+                s.0 == if last_round {
+                    SessionState::SessionActive
+                } else {
+                    SessionState::SessionIdle
+                }
             })
     })
     .await;
     for (key, (_, _, events)) in shown(&messages(&log).await) {
         assert_eq!(events[0], r#""assigned":{"agent":"bo"}"#, "{key}: {events:?}");
-        assert_eq!(events.len(), if key.contains("/c3-") { 1 } else { 2 }, "{key}: {events:?}");
+        assert_eq!(
+            events.len(),
+            if key.contains("/c3-") { 1 } else { 2 },
+            "{key}: {events:?}"
+        );
     }
     // The offset moved on, so a take-over is short.
     until("the desk commits", || async {
-        let committed = log.committed(&topics().desk_group(), &[desk_place("demo")]).await.unwrap()[0];
+        let committed = log
+            .committed(&topics().desk_group(), &[desk_place("demo")])
+            .await
+            .unwrap()[0];
         committed.is_some_and(|o| o.0 > 60)
     })
     .await;
@@ -294,10 +438,10 @@ impl Producer for FlakyProducer {
     fn produce(&self, mut record: ToProduce) -> Result<(), ProduceError> {
         if record.topic.contains("messages") {
             let n = self.produced.fetch_add(1, Ordering::Relaxed);
-            if n % 3 == 0 {
+            if n.is_multiple_of(3) {
                 return Err(ProduceError::Unavailable("not now".into()));
             }
-            if n % 5 == 0 {
+            if n.is_multiple_of(5) {
                 record.reports = Arc::new(Unsaid(record.reports));
             }
         }
@@ -318,12 +462,21 @@ impl Log for Flaky {
         self.log.topic(name).await
     }
     async fn producer(&self) -> Result<Arc<dyn Producer>, LogError> {
-        Ok(Arc::new(FlakyProducer { producer: self.log.producer().await?, produced: Arc::clone(&self.produced) }))
+        Ok(Arc::new(FlakyProducer {
+            producer: self.log.producer().await?,
+            produced: Arc::clone(&self.produced),
+        }))
     }
     async fn consume(&self, group: &str, topics: &[Topic]) -> Result<Consumer, LogError> {
         self.log.consume(group, topics).await
     }
-    async fn read(&self, at: &TopicPartition, from: Offset, n: usize, bytes: usize) -> Result<Vec<LogRecord>, LogError> {
+    async fn read(
+        &self,
+        at: &TopicPartition,
+        from: Offset,
+        n: usize,
+        bytes: usize,
+    ) -> Result<Vec<LogRecord>, LogError> {
         self.log.read(at, from, n, bytes).await
     }
     async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, LogError> {
@@ -340,12 +493,37 @@ impl Log for Flaky {
 #[tokio::test]
 async fn effects_that_fail_are_repeated_before_later_ones_of_their_conversation() {
     let log = a_log().await;
-    let running = Running::start(Arc::new(Flaky { log: log.clone(), produced: Arc::default() }));
+    let running = Running::start(Arc::new(Flaky {
+        log: log.clone(),
+        produced: Arc::default(),
+    }));
     agent(&log, "demo", "bo", 100).await;
     for round in 0..5 {
         for customer in ["a", "b", "c"] {
-            put(&log, "demo", act(Role::Customer, customer, &format!("r{round}"), customer, r#"{"request":{}}"#)).await;
-            put(&log, "demo", act(Role::Agent, "bo", &format!("{customer}{round}"), customer, r#"{"close":{}}"#)).await;
+            put(
+                &log,
+                "demo",
+                act(
+                    Role::Customer,
+                    customer,
+                    &format!("r{round}"),
+                    customer,
+                    r#"{"request":{}}"#,
+                ),
+            )
+            .await;
+            put(
+                &log,
+                "demo",
+                act(
+                    Role::Agent,
+                    "bo",
+                    &format!("{customer}{round}"),
+                    customer,
+                    r#"{"close":{}}"#,
+                ),
+            )
+            .await;
         }
     }
     // `shown` panics where a decision came too late.
@@ -362,12 +540,25 @@ async fn snapshots_of_another_log_stop_the_partition() {
     let log = a_log().await;
     let mut desk = desk_core::Desk::new(Tenant::new("demo").unwrap());
     let far = wire::Position::new(Epoch(1), Offset(500));
-    desk.apply(far, 0, &DeskRecord { version: 1, input: Some(Input::Tick(wire::record::Tick {})) });
+    desk.apply(
+        far,
+        0,
+        &DeskRecord {
+            version: 1,
+            input: Some(Input::Tick(wire::record::Tick {})),
+        },
+    );
     let producer = log.producer().await.unwrap();
     let (topic, partition) = (topics().desk_snapshots().into(), desk_place("demo").partition);
-    append(&*producer, topic, partition, Some("demo".into()), Some(desk.snapshot())).await.unwrap();
+    append(&*producer, topic, partition, Some("demo".into()), Some(desk.snapshot()))
+        .await
+        .unwrap();
     let running = Running::start(log.clone());
     until("the alarm is raised", || async { !running.1.is_ready() }).await;
-    assert!(running.1.troubles()[0].1.contains("another log was written under this epoch"));
+    assert!(
+        running.1.troubles()[0]
+            .1
+            .contains("another log was written under this epoch")
+    );
     running.stop().await;
 }

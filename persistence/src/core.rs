@@ -196,7 +196,11 @@ impl Core {
                     None => {}
                 }
             }
-            items.push(Item { offset, at_ms, what: decoded.map_err(|reason| DeadLetter { record, reason }) });
+            items.push(Item {
+                offset,
+                at_ms,
+                what: decoded.map_err(|reason| DeadLetter { record, reason }),
+            });
         }
         Read { items, missing, next }
     }
@@ -207,10 +211,19 @@ impl Core {
             Some(cell) => State::decode(cell).map_err(|why| Alarm::BadState { key: key.clone(), why })?,
             None => State::default(),
         };
-        let ahead = state.applied().filter(|a| *a >= Position::new(self.place.epoch, self.next));
+        let ahead = state
+            .applied()
+            .filter(|a| *a >= Position::new(self.place.epoch, self.next));
         let bytes = bytes_of(&key, &state);
         self.resident_bytes += bytes;
-        let fresh = Resident { state, bytes, used: self.batches + 1, slot: None, dirty: false, cutting: false };
+        let fresh = Resident {
+            state,
+            bytes,
+            used: self.batches + 1,
+            slot: None,
+            dirty: false,
+            cutting: false,
+        };
         if let Some(before) = self.resident.insert(key, fresh) {
             self.resident_bytes -= before.bytes;
         }
@@ -223,7 +236,10 @@ impl Core {
         let mut out = FoldedBatch {
             write: self.empty_write(),
             dead_letters: Vec::new(),
-            counts: Counts { records: read.items.len() as u64, ..Counts::default() },
+            counts: Counts {
+                records: read.items.len() as u64,
+                ..Counts::default()
+            },
             received_at_ms: Vec::with_capacity(read.items.len()),
         };
         for item in read.items {
@@ -251,7 +267,10 @@ impl Core {
     fn fold_one(&mut self, key: ConversationKey, offset: Offset, at_ms: i64, record: &Record, out: &mut FoldedBatch) {
         let position = Position::new(self.place.epoch, offset);
         let batch = self.batches;
-        let resident = self.resident.get_mut(&key).expect("read names it, loaded brings it, evict spares it until here");
+        let resident = self
+            .resident
+            .get_mut(&key)
+            .expect("read names it, loaded brings it, evict spares it until here");
         let folded = resident.state.fold(&key, position, at_ms, record);
         if matches!(folded, Folded::Event(_) | Folded::Session(_)) {
             if !resident.dirty {
@@ -261,7 +280,10 @@ impl Core {
             let slot = match resident.slot {
                 Some((of, slot)) if of == batch => slot,
                 _ => {
-                    let new = ConversationWrite { key: Some(key.clone()), ..ConversationWrite::default() };
+                    let new = ConversationWrite {
+                        key: Some(key.clone()),
+                        ..ConversationWrite::default()
+                    };
                     out.write.conversations.push(new);
                     let slot = out.write.conversations.len() - 1;
                     resident.slot = Some((batch, slot));
@@ -326,7 +348,9 @@ impl Core {
         let dirty = std::mem::take(&mut self.dirty);
         write.conversations.reserve(dirty.len());
         for key in &dirty {
-            let Some(resident) = self.resident.get_mut(key) else { continue };
+            let Some(resident) = self.resident.get_mut(key) else {
+                continue;
+            };
             resident.dirty = false;
             resident.cutting = true;
             let bytes = bytes_of(key, &resident.state);
@@ -345,7 +369,10 @@ impl Core {
         write.marks.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         self.cutting = dirty;
         self.cut_through = self.next;
-        Some(Cut { write, through: self.next })
+        Some(Cut {
+            write,
+            through: self.next,
+        })
     }
 
     /// The last cut is written: its conversations may leave memory.

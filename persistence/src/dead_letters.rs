@@ -37,11 +37,17 @@ impl DeadLetters {
             (HEADER_TOPIC.to_owned(), Bytes::copy_from_slice(from.topic.as_bytes())),
             (HEADER_PARTITION.to_owned(), from.partition.to_string().into()),
             (HEADER_OFFSET.to_owned(), letter.record.offset.to_string().into()),
-            (HEADER_REASON.to_owned(), Bytes::from_static(letter.reason.label().as_bytes())),
+            (
+                HEADER_REASON.to_owned(),
+                Bytes::from_static(letter.reason.label().as_bytes()),
+            ),
         ];
         let mut retry = Retry::new();
         loop {
-            match self.append(from, letter.record.key.clone(), value.clone(), headers.clone()).await {
+            match self
+                .append(from, letter.record.key.clone(), value.clone(), headers.clone())
+                .await
+            {
                 Ok(_) => break,
                 Err(ProduceError::TooLarge) if value.as_ref().is_some_and(|v| v.len() > KEPT_BYTES_MAX) => {
                     let whole = value.take().unwrap_or_default();
@@ -75,7 +81,9 @@ impl DeadLetters {
             token: 0,
             reports: Arc::new(Once(Mutex::new(Some(sender)))),
         })?;
-        receiver.await.unwrap_or_else(|_| Err(ProduceError::Unknown("the producer was dropped".into())))
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(ProduceError::Unknown("the producer was dropped".into())))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Membership: which partitions are ours, and one task for each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::FuturesUnordered;
 use ordered_log::{Assigned, Consumer, ConsumerEvent, Log, LogError, Topic, TopicPartition};
+use parking_lot::Mutex;
 use process::metrics::{
     PARTITION_LAG_RECORDS, PARTITION_LAG_SECONDS, PARTITION_OWNED, PARTITION_STOPPED, REBALANCES_TOTAL,
 };
@@ -57,7 +58,18 @@ impl Service {
         let shared = self.shared().await?;
         let other_topic = self.other_topic(&topic).await?;
         let consumer = self.log.consume(&group, &[topic]).await?;
-        let mut driver = Driver { options: self.options, shared, consumer, owned: HashMap::new(), other_topic };
+        let alarms = Alarms {
+            by_partition: Arc::default(),
+            health: self.options.health.clone(),
+        };
+        let mut driver = Driver {
+            options: self.options,
+            shared,
+            consumer,
+            owned: HashMap::new(),
+            other_topic,
+            alarms,
+        };
         let end = driver.run(&drain).await;
         driver.let_go(&drain).await;
         end
@@ -80,6 +92,7 @@ impl Service {
             dead_letters,
             meters,
             commit_interval: Duration::from_millis(self.options.commit_interval_ms),
+            gather_ms_max: self.options.gather_ms_max,
             resident_bytes_max: self.options.resident_bytes_per_partition,
         }))
     }
@@ -90,7 +103,12 @@ impl Service {
         if recorded.is_empty() {
             return Ok(None);
         }
-        let found = self.log.topic(topic).await?.ok_or_else(|| LogError::NoTopic(topic.to_string()))?.id;
+        let found = self
+            .log
+            .topic(topic)
+            .await?
+            .ok_or_else(|| LogError::NoTopic(topic.to_string()))?
+            .id;
         Ok((found != *recorded).then(|| Alarm::OtherTopic {
             topic: topic.to_string(),
             found,
@@ -106,6 +124,7 @@ struct Driver {
     consumer: Consumer,
     owned: HashMap<TopicPartition, Owned>,
     other_topic: Option<Alarm>,
+    alarms: Alarms,
 }
 
 impl Driver {
@@ -157,6 +176,7 @@ impl Driver {
                 for at in &partitions {
                     if let Some(owned) = self.owned.remove(at) {
                         owned.task.abort();
+                        self.alarms.clear(at.partition);
                         owned_gauge(at.partition, 0.0);
                     }
                 }
@@ -176,7 +196,10 @@ impl Driver {
         }
         let control = Arc::clone(&self.consumer.control);
         let inbox = Arc::new(Inbox::new(at.clone(), Arc::clone(&control)));
-        let progress = Arc::new(Progress { committed: AtomicU64::new(u64::MAX), ..Progress::default() });
+        let progress = Arc::new(Progress {
+            committed: AtomicU64::new(u64::MAX),
+            ..Progress::default()
+        });
         let stop = CancellationToken::new();
         let stopped = Arc::new(AtomicBool::new(false));
         let topics = &self.options.lane_topics;
@@ -188,19 +211,31 @@ impl Driver {
         };
         let life = Life {
             shared: Arc::clone(&self.shared),
-            health: self.options.health.clone(),
+            alarms: self.alarms.clone(),
             other_topic: self.other_topic.clone(),
             stop: stop.clone(),
             stopped: Arc::clone(&stopped),
             at: at.clone(),
         };
         let (their_inbox, their_progress) = (Arc::clone(&inbox), Arc::clone(&progress));
-        let task = self.options.tasks.spawn(Kind::Worker, "persistence-partition", async move {
-            life.live(assigned, place, control, their_inbox, their_progress).await;
-        });
+        let task = self
+            .options
+            .tasks
+            .spawn(Kind::Worker, "persistence-partition", async move {
+                life.live(assigned, place, control, their_inbox, their_progress).await;
+            });
         owned_gauge(at.partition, 1.0);
-        PARTITION_STOPPED.with(&partition_labels(&at.partition.to_string())).set(0.0);
-        self.owned.insert(at, Owned { inbox, progress, stop, stopped, task });
+        self.alarms.clear(at.partition);
+        self.owned.insert(
+            at,
+            Owned {
+                inbox,
+                progress,
+                stop,
+                stopped,
+                task,
+            },
+        );
     }
 
     /// Asks these partitions to finish; the future ends when they have.
@@ -209,6 +244,7 @@ impl Driver {
         for at in partitions {
             if let Some(owned) = self.owned.remove(at) {
                 owned.stop.cancel();
+                self.alarms.clear(at.partition);
                 owned_gauge(at.partition, 0.0);
                 ends.push(owned.task.ended());
             }
@@ -247,17 +283,54 @@ impl Driver {
                 let oldest = oldest.or_else(|| inbox.oldest_at_ms()).filter(|_| records > 0);
                 let seconds = oldest.map_or(0.0, |at_ms| (now_ms() - at_ms).max(0) as f64 / 1000.0);
                 let partition = at.partition.to_string();
-                PARTITION_LAG_RECORDS.with(&partition_labels(&partition)).set(records as f64);
+                PARTITION_LAG_RECORDS
+                    .with(&partition_labels(&partition))
+                    .set(records as f64);
                 PARTITION_LAG_SECONDS.with(&partition_labels(&partition)).set(seconds);
             }
         })
     }
 }
 
+/// The partitions that stopped, and why: a gauge each, and one health condition for all.
+#[derive(Clone)]
+struct Alarms {
+    by_partition: Arc<Mutex<BTreeMap<Partition, String>>>,
+    health: process::Health,
+}
+
+impl Alarms {
+    fn raise(&self, partition: Partition, alarm: &Alarm) {
+        tracing::error!(%partition, %alarm, "the partition is stopped until an operator has looked");
+        PARTITION_STOPPED
+            .with(&partition_labels(&partition.to_string()))
+            .set(1.0);
+        self.by_partition
+            .lock()
+            .insert(partition, format!("partition {partition} stopped: {alarm}"));
+        self.show();
+    }
+
+    /// Assigned anew, or somebody else's: what was wrong is looked at again.
+    fn clear(&self, partition: Partition) {
+        PARTITION_STOPPED
+            .with(&partition_labels(&partition.to_string()))
+            .set(0.0);
+        if self.by_partition.lock().remove(&partition).is_some() {
+            self.show();
+        }
+    }
+
+    fn show(&self) {
+        let first = self.by_partition.lock().values().next().cloned();
+        self.health.set("persistence", first.map_or(Ok(()), Err));
+    }
+}
+
 /// What a partition's task needs to live and to end loudly.
 struct Life {
     shared: Arc<Shared>,
-    health: process::Health,
+    alarms: Alarms,
     other_topic: Option<Alarm>,
     stop: CancellationToken,
     stopped: Arc<AtomicBool>,
@@ -279,7 +352,9 @@ impl Life {
                 return Err(Stopped::Alarm(alarm));
             }
             let starting = Consuming::start(Arc::clone(&self.shared), assigned, place, control, inbox, progress);
-            let Some(consuming) = self.stop.run_until_cancelled(starting).await else { return Ok(None) };
+            let Some(consuming) = self.stop.run_until_cancelled(starting).await else {
+                return Ok(None);
+            };
             let draining = consuming?.run(self.stop.clone()).await?;
             draining.finish().await.map(|released| released.committed)
         };
@@ -296,9 +371,7 @@ impl Life {
             Err(Stopped::Alarm(alarm)) => {
                 self.stopped.store(true, Ordering::Relaxed);
                 reading.pause(&self.at);
-                PARTITION_STOPPED.with(&partition_labels(&partition.to_string())).set(1.0);
-                self.health.set("persistence", Err(format!("partition {partition} stopped: {alarm}")));
-                tracing::error!(%partition, %alarm, "the partition is stopped until an operator has looked");
+                self.alarms.raise(partition, &alarm);
             }
         }
     }
@@ -309,7 +382,9 @@ fn partition_labels(partition: &str) -> [(&'static str, &str); 2] {
 }
 
 fn owned_gauge(partition: Partition, value: f64) {
-    PARTITION_OWNED.with(&partition_labels(&partition.to_string())).set(value);
+    PARTITION_OWNED
+        .with(&partition_labels(&partition.to_string()))
+        .set(value);
 }
 
 fn rebalanced(kind: &'static str) {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use ordered_log::{ConsumerControl, LogRecord, TopicPartition};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
-use crate::{INBOX_BYTES_MAX, INBOX_RECORDS_MAX};
+use crate::{BATCH_RECORDS_MAX, INBOX_BYTES_MAX, INBOX_RECORDS_MAX};
 
 pub(crate) struct Inbox {
     at: TopicPartition,
@@ -26,7 +27,12 @@ struct Inner {
 
 impl Inbox {
     pub fn new(at: TopicPartition, control: Arc<dyn ConsumerControl>) -> Self {
-        Self { at, control, inner: Mutex::default(), filled: Notify::new() }
+        Self {
+            at,
+            control,
+            inner: Mutex::default(),
+            filled: Notify::new(),
+        }
     }
 
     /// Never waits. What was read before the pause took effect is still taken in.
@@ -49,7 +55,9 @@ impl Inbox {
         let mut taken = Vec::with_capacity(inner.records.len().min(records_max));
         let mut bytes = 0;
         while taken.len() < records_max {
-            let Some(size) = inner.records.front().map(bytes_of) else { break };
+            let Some(size) = inner.records.front().map(bytes_of) else {
+                break;
+            };
             if !taken.is_empty() && bytes + size > bytes_max {
                 break;
             }
@@ -64,13 +72,18 @@ impl Inbox {
         taken
     }
 
-    /// Returns when there is something to take. For one waiter.
-    pub async fn ready(&self) {
+    /// Returns when there is something to take, and it is `from` already or there is much. For one waiter.
+    pub async fn ready(&self, from: Instant) {
         loop {
-            if !self.inner.lock().records.is_empty() {
+            let waiting = self.inner.lock().records.len();
+            if waiting == 0 {
+                self.filled.notified().await;
+            } else if waiting >= BATCH_RECORDS_MAX || Instant::now() >= from {
                 return;
+            } else {
+                // More may come until then, or nothing: both are looked at again.
+                let _ = timeout_at(from, self.filled.notified()).await;
             }
-            self.filled.notified().await;
         }
     }
 

@@ -6,9 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use process::Health;
 use process::metrics::{
-    self, COMMITS_TOTAL, CONSUMED_TOTAL, Counter, DEAD_LETTERS_TOTAL, FOLDED_TOTAL, Gauge, Histogram,
-    MARKS_ROWS_TOTAL, PERSISTENCE_PAUSED, PLACEHOLDERS_TOTAL, RECORDS_SKIPPED_TOTAL, REPEATS_DROPPED_TOTAL,
-    STATE_ROWS_TOTAL, STORED_TOTAL,
+    self, COMMITS_TOTAL, CONSUMED_TOTAL, Counter, DEAD_LETTERS_TOTAL, FOLDED_TOTAL, Gauge, Histogram, MARKS_ROWS_TOTAL,
+    PERSISTENCE_PAUSED, PLACEHOLDERS_TOTAL, RECORDS_SKIPPED_TOTAL, REPEATS_DROPPED_TOTAL, STATE_ROWS_TOTAL,
+    STORED_TOTAL,
 };
 use wire::codec::DecodeError;
 
@@ -92,7 +92,9 @@ pub(crate) fn dead_letter_counted(reason: DecodeError) {
 }
 
 pub(crate) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as i64)
 }
 
 /// How many operations wait for something that is away: shown as a gauge and as a health condition.
@@ -110,13 +112,20 @@ impl Away {
     pub fn new(health: Health) -> Self {
         let gauge = PERSISTENCE_PAUSED.get();
         gauge.set(0.0);
-        Self { waiting: Arc::default(), gauge, health }
+        Self {
+            waiting: Arc::default(),
+            gauge,
+            health,
+        }
     }
 
     pub fn wait(&self, why: &str) -> Waiting {
         if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
             self.gauge.set(1.0);
-            self.health.set("persistence-store", Err(format!("what was said waits in the log to be stored: {why}")));
+            self.health.set(
+                "persistence-store",
+                Err(format!("what was said waits in the log to be stored: {why}")),
+            );
         }
         Waiting(self.clone())
     }

@@ -24,8 +24,8 @@ use crate::inbox::Inbox;
 use crate::meters::Meters;
 use crate::write::{Patient, Retry};
 use crate::{
-    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, HANDOVER_MS_MAX, LOADS_IN_FLIGHT_MAX, UNCOMMITTED_RECORDS_MAX,
-    WRITES_IN_FLIGHT_MAX,
+    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, GATHER_MS_MIN, GATHER_RECORDS, HANDOVER_MS_MAX, LOADS_IN_FLIGHT_MAX,
+    UNCOMMITTED_RECORDS_MAX, WRITES_IN_FLIGHT_MAX,
 };
 
 /// What every partition of the service uses.
@@ -35,6 +35,7 @@ pub(crate) struct Shared {
     pub dead_letters: DeadLetters,
     pub meters: Arc<Meters>,
     pub commit_interval: Duration,
+    pub gather_ms_max: u64,
     pub resident_bytes_max: usize,
 }
 
@@ -71,11 +72,13 @@ pub(crate) struct Consuming {
     /// Batches and dead letters on their way, by number.
     writes: FuturesUnordered<BoxFuture<'static, Result<u64, Alarm>>>,
     outstanding: BTreeSet<u64>,
-    batches_out: usize,
     next_write: u64,
     loading: Option<BoxFuture<'static, (Read, Vec<Answer>)>>,
     flush: Flush,
     last_cut: Instant,
+    /// The next batch is not taken before, and how long the last gathering was.
+    next_take: Instant,
+    gather_ms: u64,
 }
 
 type Answer = (ConversationKey, Option<StoredConversation>);
@@ -116,7 +119,12 @@ impl Consuming {
             }
         };
         progress.committed.store(from.0, Ordering::Relaxed);
-        tracing::info!(partition = at.partition.0, from = from.0, generation = assigned.generation, "storing a partition");
+        tracing::info!(
+            partition = at.partition.0,
+            from = from.0,
+            generation = assigned.generation,
+            "storing a partition"
+        );
         Ok(Self {
             core: Core::new(place, from, shared.resident_bytes_max),
             shared,
@@ -126,11 +134,12 @@ impl Consuming {
             progress,
             writes: FuturesUnordered::new(),
             outstanding: BTreeSet::new(),
-            batches_out: 0,
             next_write: 0,
             loading: None,
             flush: Flush::None,
             last_cut: Instant::now(),
+            next_take: Instant::now(),
+            gather_ms: GATHER_MS_MIN,
         })
     }
 
@@ -154,18 +163,25 @@ impl Consuming {
                     self.loaded(answers).await?;
                     self.fold(read);
                 }
-                () = inbox.ready(), if self.takes_more() => self.take(),
+                () = inbox.ready(self.next_take), if self.takes_more() => self.take(),
                 _ = ticks.tick() => {}
             }
         }
     }
 
     fn takes_more(&self) -> bool {
-        self.loading.is_none() && self.batches_out < WRITES_IN_FLIGHT_MAX
+        self.loading.is_none() && self.outstanding.len() < WRITES_IN_FLIGHT_MAX
     }
 
     fn take(&mut self) {
         let records = self.inbox.take(BATCH_RECORDS_MAX, BATCH_BYTES_MAX);
+        let gather_ms = if records.len() >= GATHER_RECORDS {
+            self.gather_ms * 2
+        } else {
+            self.gather_ms / 2
+        };
+        self.gather_ms = gather_ms.clamp(GATHER_MS_MIN, self.shared.gather_ms_max.max(GATHER_MS_MIN));
+        self.next_take = Instant::now() + Duration::from_millis(self.gather_ms);
         if let (0, Some(first)) = (self.progress.oldest_at_ms.load(Ordering::Relaxed), records.first()) {
             self.progress.oldest_at_ms.store(first.at_ms, Ordering::Relaxed);
         }
@@ -183,7 +199,10 @@ impl Consuming {
                     (key, stored)
                 }
             };
-            let answers = iter(missing.into_iter().map(load)).buffer_unordered(LOADS_IN_FLIGHT_MAX).collect().await;
+            let answers = iter(missing.into_iter().map(load))
+                .buffer_unordered(LOADS_IN_FLIGHT_MAX)
+                .collect()
+                .await;
             (read, answers)
         }));
     }
@@ -209,13 +228,24 @@ impl Consuming {
         };
         let place = self.core.place();
         if applied.epoch != place.epoch || applied.offset >= end {
-            return Err(Alarm::StoreAheadOfLog { key, applied, partition: place.partition, end }.into());
+            return Err(Alarm::StoreAheadOfLog {
+                key,
+                applied,
+                partition: place.partition,
+                end,
+            }
+            .into());
         }
         Ok(())
     }
 
     fn fold(&mut self, read: Read) {
-        let FoldedBatch { write, dead_letters, counts, received_at_ms } = self.core.fold(read);
+        let FoldedBatch {
+            write,
+            dead_letters,
+            counts,
+            received_at_ms,
+        } = self.core.fold(read);
         self.shared.meters.count(&counts, &dead_letters);
         for letter in dead_letters {
             let (letters, at) = (self.shared.dead_letters.clone(), self.at.clone());
@@ -239,13 +269,11 @@ impl Consuming {
         let number = self.next_write;
         self.next_write += 1;
         self.outstanding.insert(number);
-        self.batches_out = self.outstanding.len();
         self.writes.push(Box::pin(async move { write.await.map(|()| number) }));
     }
 
     fn written(&mut self, number: u64) {
         self.outstanding.remove(&number);
-        self.batches_out = self.outstanding.len();
     }
 
     fn cut_is_due(&self) -> bool {
@@ -269,7 +297,9 @@ impl Consuming {
         if self.outstanding.first().is_some_and(|first| first < below) {
             return;
         }
-        let Flush::Waiting(cut, _) = std::mem::replace(&mut self.flush, Flush::None) else { return };
+        let Flush::Waiting(cut, _) = std::mem::replace(&mut self.flush, Flush::None) else {
+            return;
+        };
         let (patient, control) = (self.shared.patient.clone(), Arc::clone(&self.control));
         let (meters, at) = (Arc::clone(&self.shared.meters), self.at.clone());
         self.flush = Flush::Running(Box::pin(async move {
@@ -284,7 +314,11 @@ impl Consuming {
         self.flush = Flush::None;
         self.core.cut_done();
         self.progress.committed.store(through.0, Ordering::Relaxed);
-        let oldest = if self.core.uncut() == 0 { 0 } else { crate::meters::now_ms() };
+        let oldest = if self.core.uncut() == 0 {
+            0
+        } else {
+            crate::meters::now_ms()
+        };
         self.progress.oldest_at_ms.store(oldest, Ordering::Relaxed);
     }
 }
@@ -296,7 +330,10 @@ impl Draining {
         match tokio::time::timeout(Duration::from_millis(HANDOVER_MS_MAX), self.settle()).await {
             Ok(done) => done,
             Err(_) => {
-                tracing::warn!(partition = at.partition.0, "the hand-over ran out of time; the next owner folds the rest again");
+                tracing::warn!(
+                    partition = at.partition.0,
+                    "the hand-over ran out of time; the next owner folds the rest again"
+                );
                 Ok(Released { committed: None })
             }
         }
@@ -312,7 +349,9 @@ impl Draining {
             }
             partition.advance_flush();
             if matches!(partition.flush, Flush::None) && partition.writes.is_empty() {
-                return Ok(Released { committed: Some(partition.core.next()) });
+                return Ok(Released {
+                    committed: Some(partition.core.next()),
+                });
             }
             tokio::select! {
                 Some(done) = partition.writes.next(), if !partition.writes.is_empty() => partition.written(done?),
@@ -360,7 +399,12 @@ async fn start_reading(
     };
     // A group that never committed starts at the log's start, never at its end: what stands already is skipped.
     let from = committed.unwrap_or(bounds.start);
-    let out = |start, end| Alarm::CommittedOutOfLog { partition: at.partition, committed: from, start, end };
+    let out = |start, end| Alarm::CommittedOutOfLog {
+        partition: at.partition,
+        committed: from,
+        start,
+        end,
+    };
     if from < bounds.start || from > bounds.end {
         return Err(out(bounds.start, bounds.end));
     }

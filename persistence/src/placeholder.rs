@@ -9,8 +9,18 @@ use wire::frames::EventFrame;
 use wire::record::{Role, Sender};
 
 pub(crate) fn withheld(key: &ConversationKey, row: &EventRow) -> EventRow {
-    let frame = event_frame(key.customer.as_str(), row.seq, row.at_ms, "", &sender_of(&row.entry), br#""withheld":{}"#);
-    EventRow { entry: entry_of(&frame), ..row.clone() }
+    let frame = event_frame(
+        key.customer.as_str(),
+        row.seq,
+        row.at_ms,
+        "",
+        &sender_of(&row.entry),
+        br#""withheld":{}"#,
+    );
+    EventRow {
+        entry: entry_of(&frame),
+        ..row.clone()
+    }
 }
 
 /// Whom the entry names; nobody if even that cannot be read.
@@ -22,10 +32,14 @@ fn sender_of(entry: &Bytes) -> Sender {
         "system" => Role::System,
         name => role_of_name(name).unwrap_or(Role::Unknown),
     };
-    Sender { role: role.into(), user: person.user.unwrap_or_default().into_owned() }
+    Sender {
+        role: role.into(),
+        user: person.user.unwrap_or_default().into_owned(),
+    }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use wire::{Epoch, Offset, Position, Seq, Tenant, User};
 
@@ -34,7 +48,10 @@ mod tests {
     #[test]
     fn a_placeholder_keeps_place_time_and_sender_and_nothing_of_the_body() {
         let key = ConversationKey::new(Tenant::new("demo").unwrap(), User::new("alice").unwrap());
-        let from = Sender { role: Role::Agent.into(), user: "bo".into() };
+        let from = Sender {
+            role: Role::Agent.into(),
+            user: "bo".into(),
+        };
         let frame = event_frame("alice", Seq(7), 99, "id", &from, br#""message":{"text":"secret"}"#);
         let row = EventRow {
             seq: Seq(7),

@@ -24,11 +24,15 @@ pub(crate) struct Patient {
 impl Patient {
     /// The conversation's row. Waits while the store is away.
     pub async fn load(&self, key: &ConversationKey) -> Option<StoredConversation> {
-        self.insist(|| self.store.load(key)).await.unwrap_or_else(|never| match never {})
+        self.insist(|| self.store.load(key))
+            .await
+            .unwrap_or_else(|never| match never {})
     }
 
     pub async fn sync(&self) {
-        self.insist(|| self.store.sync()).await.unwrap_or_else(|never| match never {})
+        self.insist(|| self.store.sync())
+            .await
+            .unwrap_or_else(|never| match never {})
     }
 
     /// Returns when every row of it stands, or a placeholder in its place.
@@ -41,9 +45,16 @@ impl Patient {
 
     /// Some value of the batch is refused: find it, conversation by conversation, event by event.
     async fn write_apart(&self, write: PartitionWrite) -> Result<(), Alarm> {
-        let empty = PartitionWrite { conversations: Vec::new(), marks: Vec::new(), ..write.clone() };
+        let empty = PartitionWrite {
+            conversations: Vec::new(),
+            marks: Vec::new(),
+            ..write.clone()
+        };
         for conversation in write.conversations {
-            let alone = PartitionWrite { conversations: vec![conversation], ..empty.clone() };
+            let alone = PartitionWrite {
+                conversations: vec![conversation],
+                ..empty.clone()
+            };
             if self.try_write(&alone).await.is_err() {
                 for conversation in alone.conversations {
                     self.write_conversation_apart(&empty, conversation).await?;
@@ -52,7 +63,10 @@ impl Patient {
         }
         for mark in write.marks {
             let key = mark.0.clone();
-            let alone = PartitionWrite { marks: vec![mark], ..empty.clone() };
+            let alone = PartitionWrite {
+                marks: vec![mark],
+                ..empty.clone()
+            };
             if let Err(Refused(why)) = self.try_write(&alone).await {
                 return Err(Alarm::RowRefused { key, why });
             }
@@ -60,10 +74,18 @@ impl Patient {
         Ok(())
     }
 
-    async fn write_conversation_apart(&self, empty: &PartitionWrite, mut whole: ConversationWrite) -> Result<(), Alarm> {
+    async fn write_conversation_apart(
+        &self,
+        empty: &PartitionWrite,
+        mut whole: ConversationWrite,
+    ) -> Result<(), Alarm> {
         let Some(key) = whole.key.clone() else { return Ok(()) };
         let alone = |events: Vec<EventRow>| PartitionWrite {
-            conversations: vec![ConversationWrite { key: Some(key.clone()), events, ..ConversationWrite::default() }],
+            conversations: vec![ConversationWrite {
+                key: Some(key.clone()),
+                events,
+                ..ConversationWrite::default()
+            }],
             ..empty.clone()
         };
         for row in std::mem::take(&mut whole.events) {
@@ -76,8 +98,13 @@ impl Patient {
                 return Err(Alarm::RowRefused { key, why });
             }
         }
-        let rest = PartitionWrite { conversations: vec![whole], ..empty.clone() };
-        self.try_write(&rest).await.map_err(|Refused(why)| Alarm::RowRefused { key: key.clone(), why })
+        let rest = PartitionWrite {
+            conversations: vec![whole],
+            ..empty.clone()
+        };
+        self.try_write(&rest)
+            .await
+            .map_err(|Refused(why)| Alarm::RowRefused { key: key.clone(), why })
     }
 
     async fn try_write(&self, write: &PartitionWrite) -> Result<(), Refused> {
@@ -122,7 +149,10 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub fn new() -> Self {
-        Self { wait_ms: RETRY_MS_MIN, waiting: None }
+        Self {
+            wait_ms: RETRY_MS_MIN,
+            waiting: None,
+        }
     }
 
     /// Waits before the next attempt at something of the store, and says so in gauge and health.

@@ -1,6 +1,8 @@
 //! The pure part: any chunking gives equal rows, a death at any step and the replay after it change nothing, and every
 //! record is accounted for.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use ordered_log::LogRecord;
@@ -11,7 +13,12 @@ use wire::record::SessionState;
 use wire::{Epoch, Lane, Offset, Partition};
 
 fn place() -> Place {
-    Place { lane: Lane::new("core").unwrap(), epoch: Epoch(1), partition: Partition(0), partitions: 1 }
+    Place {
+        lane: Lane::new("core").unwrap(),
+        epoch: Epoch(1),
+        partition: Partition(0),
+        partitions: 1,
+    }
 }
 
 const CUSTOMERS: [&str; 4] = ["alice", "bob", "爱丽丝", "d/d"];
@@ -19,9 +26,22 @@ const CUSTOMERS: [&str; 4] = ["alice", "bob", "爱丽丝", "d/d"];
 /// One record of the log: what it is, without its offset.
 #[derive(Clone, Debug)]
 enum Entry {
-    Message { customer: usize, from_customer: bool, id: u32 },
-    Effect { customer: usize, state: SessionState, seen: u64, numbered: bool, decision: u64 },
-    Marks { customer: usize, recv: u64 },
+    Message {
+        customer: usize,
+        from_customer: bool,
+        id: u32,
+    },
+    Effect {
+        customer: usize,
+        state: SessionState,
+        seen: u64,
+        numbered: bool,
+        decision: u64,
+    },
+    Marks {
+        customer: usize,
+        recv: u64,
+    },
     Garbage(Vec<u8>),
 }
 
@@ -45,17 +65,31 @@ fn log_of(entries: &[Entry]) -> Vec<LogRecord> {
     let at = |(i, e): (usize, &Entry)| {
         let offset = i as u64;
         match e {
-            Entry::Message { customer, from_customer, id } => {
+            Entry::Message {
+                customer,
+                from_customer,
+                id,
+            } => {
                 let user = if *from_customer { CUSTOMERS[*customer] } else { "bo" };
                 let record = message(*from_customer, user, &format!("id-{id}"), &format!("text {i}"));
                 logged_record(offset, CUSTOMERS[*customer], &record)
             }
-            Entry::Effect { customer, state, seen, numbered, decision } => {
-                logged_record(offset, CUSTOMERS[*customer], &effect(*decision, *state, *seen, *numbered))
-            }
-            Entry::Marks { customer, recv } => {
-                logged(offset, None, Some(wire::codec::encode(&marks(0, CUSTOMERS[*customer], *recv))))
-            }
+            Entry::Effect {
+                customer,
+                state,
+                seen,
+                numbered,
+                decision,
+            } => logged_record(
+                offset,
+                CUSTOMERS[*customer],
+                &effect(*decision, *state, *seen, *numbered),
+            ),
+            Entry::Marks { customer, recv } => logged(
+                offset,
+                None,
+                Some(wire::codec::encode(&marks(0, CUSTOMERS[*customer], *recv))),
+            ),
             Entry::Garbage(bytes) => logged(offset, Some("demo/alice".into()), Some(bytes.clone().into())),
         }
     };
@@ -93,7 +127,8 @@ impl Run<'_> {
             let folded = core.fold(read);
             assert_eq!(folded.counts.records, folded.counts.accounted());
             add(&mut self.counts, &folded.counts);
-            self.dead_letters.extend(folded.dead_letters.iter().map(|l| l.record.offset.0));
+            self.dead_letters
+                .extend(folded.dead_letters.iter().map(|l| l.record.offset.0));
             self.step()?;
             // A write may stand in part: each conversation's rows are a batch of their own.
             let mut first = folded.write.clone();
@@ -235,5 +270,7 @@ fn a_state_ahead_of_the_reading_is_reported() {
     rows.apply(core.cut().unwrap().write);
     let stored = rows.load(&support::key("alice"));
     let mut behind = Core::new(place(), Offset(0), usize::MAX);
-    assert!(matches!(behind.loaded(support::key("alice"), stored), Ok(Loaded::AheadOfReading(at)) if at.offset == Offset(0)));
+    assert!(
+        matches!(behind.loaded(support::key("alice"), stored), Ok(Loaded::AheadOfReading(at)) if at.offset == Offset(0))
+    );
 }

@@ -1,6 +1,8 @@
 //! The service on the embedded log: stores what is said, survives a store that is away, values it refuses, records
 //! nobody can read, hand-overs, and stops loudly where log and store disagree.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;
@@ -21,13 +23,25 @@ use wire::{Epoch, Lane, LaneTopics, Offset, Partition};
 const PARTITIONS: u32 = 3;
 
 fn topics() -> LaneTopics {
-    LaneTopics { lane: Lane::new("core").unwrap(), epoch: Epoch(1), partitions: PARTITIONS }
+    LaneTopics {
+        lane: Lane::new("core").unwrap(),
+        epoch: Epoch(1),
+        partitions: PARTITIONS,
+    }
 }
 
 async fn a_log() -> Arc<EmbeddedLog> {
     let log = EmbeddedLog::open_temp(EmbeddedOptions::default()).unwrap();
-    let spec = |name: String| TopicSpec { name, partitions: PARTITIONS, compacted: false, retention_ms: None, replication: 1 };
-    log.create_topics(&[spec(topics().messages()), spec(topics().dead_letters())]).await.unwrap();
+    let spec = |name: String| TopicSpec {
+        name,
+        partitions: PARTITIONS,
+        compacted: false,
+        retention_ms: None,
+        replication: 1,
+    };
+    log.create_topics(&[spec(topics().messages()), spec(topics().dead_letters())])
+        .await
+        .unwrap();
     log
 }
 
@@ -40,7 +54,10 @@ impl Running {
     fn start(log: &Arc<EmbeddedLog>, store: Arc<dyn History>) -> Self {
         let tasks = Tasks::new(Drain::new(Duration::from_secs(10)));
         let health = Health::new();
-        let options = Options { commit_interval_ms: 30, ..Options::new(topics(), tasks.clone(), health.clone()) };
+        let options = Options {
+            commit_interval_ms: 30,
+            ..Options::new(topics(), tasks.clone(), health.clone())
+        };
         let service = Service::new(options, Arc::clone(log) as Arc<dyn Log>, store);
         tasks.spawn(Kind::Essential, "persistence", service.run(tasks.drain().clone()));
         Self { tasks, health }
@@ -48,7 +65,10 @@ impl Running {
 
     async fn stop(self) {
         self.tasks.drain().start("test");
-        assert_eq!(self.tasks.join(Duration::from_secs(10)).await, process::tasks::Joined::All);
+        assert_eq!(
+            self.tasks.join(Duration::from_secs(10)).await,
+            process::tasks::Joined::All
+        );
         assert_eq!(self.tasks.failure(), None);
     }
 }
@@ -61,12 +81,17 @@ async fn say(log: &EmbeddedLog, customer: &str, record: &Record) -> (Partition, 
 
 async fn put(log: &EmbeddedLog, partition: Partition, key: Option<Bytes>, value: Option<Bytes>) -> (Partition, Offset) {
     let producer = log.producer().await.unwrap();
-    let appended = append(&*producer, topics().messages().into(), partition, key, value).await.unwrap();
+    let appended = append(&*producer, topics().messages().into(), partition, key, value)
+        .await
+        .unwrap();
     (partition, appended.offset)
 }
 
 fn at(partition: u32) -> TopicPartition {
-    TopicPartition { topic: topics().messages().into(), partition: Partition(partition) }
+    TopicPartition {
+        topic: topics().messages().into(),
+        partition: Partition(partition),
+    }
 }
 
 async fn committed(log: &EmbeddedLog) -> Vec<u64> {
@@ -90,7 +115,9 @@ async fn until_committed(log: &EmbeddedLog) {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(20), all).await.expect("everything is committed in time");
+    timeout(Duration::from_secs(20), all)
+        .await
+        .expect("everything is committed in time");
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -109,7 +136,12 @@ async fn what_is_said_is_stored_and_then_committed() {
     let running = Running::start(&log, store.clone());
     for i in 0..200u32 {
         let customer = format!("c{}", i % 10);
-        say(&log, &customer, &message(true, &customer, &i.to_string(), &format!("text {i}"))).await;
+        say(
+            &log,
+            &customer,
+            &message(true, &customer, &i.to_string(), &format!("text {i}")),
+        )
+        .await;
     }
     say(&log, "c1", &effect(1, SessionState::SessionActive, 0, true)).await;
     until_committed(&log).await;
@@ -155,7 +187,11 @@ async fn a_refused_event_gets_a_placeholder_and_its_neighbours_are_stored() {
     until_committed(&log).await;
     let entries = store.rows.lock().entries("alice");
     assert!(entries[0].contains("one") && entries[2].contains("three"));
-    assert!(entries[1].contains(r#""seq":2"#) && entries[1].contains(r#""withheld":{}"#), "{}", entries[1]);
+    assert!(
+        entries[1].contains(r#""seq":2"#) && entries[1].contains(r#""withheld":{}"#),
+        "{}",
+        entries[1]
+    );
     assert!(!entries[1].contains("poison"));
     running.stop().await;
 }
@@ -167,18 +203,33 @@ async fn what_cannot_be_read_is_put_aside_with_its_place_before_the_commit() {
     let partition = topics().partition_of(&key("alice"));
     let other = Partition((partition.0 + 1) % PARTITIONS);
     let good = wire::codec::encode(&message(true, "alice", "1", "hello"));
-    put(&log, partition, Some(key("alice").to_key()), Some(Bytes::from_static(b"\xff\xff garbage"))).await;
+    put(
+        &log,
+        partition,
+        Some(key("alice").to_key()),
+        Some(Bytes::from_static(b"\xff\xff garbage")),
+    )
+    .await;
     put(&log, partition, Some(key("alice").to_key()), None).await;
     put(&log, other, Some(key("alice").to_key()), Some(good.clone())).await;
     put(&log, partition, Some(vec![b'x'; 100_000].into()), Some(good.clone())).await;
-    put(&log, partition, Some(key("alice").to_key()), Some(vec![0u8; 900_000].into())).await;
+    put(
+        &log,
+        partition,
+        Some(key("alice").to_key()),
+        Some(vec![0u8; 900_000].into()),
+    )
+    .await;
     put(&log, partition, Some(key("alice").to_key()), Some(good)).await;
     let running = Running::start(&log, store.clone());
     until_committed(&log).await;
     assert_eq!(store.rows.lock().entries("alice").len(), 1);
     let mut letters = Vec::new();
     for p in 0..PARTITIONS {
-        let at = TopicPartition { topic: topics().dead_letters().into(), partition: Partition(p) };
+        let at = TopicPartition {
+            topic: topics().dead_letters().into(),
+            partition: Partition(p),
+        };
         letters.extend(log.read(&at, Offset(0), 100, 10_000_000).await.unwrap());
     }
     let mut reasons: Vec<String> = letters
@@ -193,7 +244,16 @@ async fn what_cannot_be_read_is_put_aside_with_its_place_before_the_commit() {
         })
         .collect();
     reasons.sort();
-    assert_eq!(reasons, ["bad_key@2", "no_value@1", "not_a_record@0", "too_large@3", "wrong_partition@0"]);
+    assert_eq!(
+        reasons,
+        [
+            "bad_key@2",
+            "no_value@1",
+            "not_a_record@0",
+            "too_large@3",
+            "wrong_partition@0"
+        ]
+    );
     running.stop().await;
 }
 
@@ -203,7 +263,12 @@ async fn a_store_ahead_of_the_log_stops_that_partition_and_no_other() {
     {
         let log = a_log().await;
         for i in 0..5 {
-            say(&log, "alice", &message(true, "alice", &i.to_string(), "in the first log")).await;
+            say(
+                &log,
+                "alice",
+                &message(true, "alice", &i.to_string(), "in the first log"),
+            )
+            .await;
         }
         let running = Running::start(&log, store.clone());
         until_committed(&log).await;
@@ -212,15 +277,25 @@ async fn a_store_ahead_of_the_log_stops_that_partition_and_no_other() {
     let before: Rows = store.rows.lock().clone();
     // The log is made anew under the same epoch.
     let log = a_log().await;
-    let bob = (0..).map(|i| format!("bob{i}")).find(|b| topics().partition_of(&key(b)) != topics().partition_of(&key("alice"))).unwrap();
+    let bob = (0..)
+        .map(|i| format!("bob{i}"))
+        .find(|b| topics().partition_of(&key(b)) != topics().partition_of(&key("alice")))
+        .unwrap();
     say(&log, "alice", &message(true, "alice", "again", "in another log")).await;
     say(&log, &bob, &message(true, &bob, "1", "hello")).await;
     let running = Running::start(&log, store.clone());
     until("bob is stored", || store.rows.lock().entries(&bob).len() == 1).await;
     until("the alarm is raised", || !running.health.is_ready()).await;
-    assert!(running.health.troubles()[0].1.contains("another log was written under this epoch"));
+    assert!(
+        running.health.troubles()[0]
+            .1
+            .contains("another log was written under this epoch")
+    );
     assert_eq!(store.rows.lock().entries("alice"), before.entries("alice"));
-    assert_eq!(committed(&log).await[topics().partition_of(&key("alice")).0 as usize], 0);
+    assert_eq!(
+        committed(&log).await[topics().partition_of(&key("alice")).0 as usize],
+        0
+    );
     running.stop().await;
 }
 
@@ -258,9 +333,18 @@ async fn the_group_set_back_to_zero_changes_no_byte_of_the_embedded_store() {
     let log = a_log().await;
     for i in 0..300u32 {
         let customer = format!("c{}", i % 7);
-        say(&log, &customer, &message(i % 3 != 0, &customer, &(i % 290).to_string(), &format!("text {i}"))).await;
+        say(
+            &log,
+            &customer,
+            &message(i % 3 != 0, &customer, &(i % 290).to_string(), &format!("text {i}")),
+        )
+        .await;
         if i % 20 == 0 {
-            let state = if i % 40 == 0 { SessionState::SessionActive } else { SessionState::SessionIdle };
+            let state = if i % 40 == 0 {
+                SessionState::SessionActive
+            } else {
+                SessionState::SessionIdle
+            };
             say(&log, &customer, &effect(u64::from(i) + 1, state, u64::from(i), true)).await;
         }
     }
@@ -288,7 +372,10 @@ async fn the_group_set_back_to_zero_changes_no_byte_of_the_embedded_store() {
 
 /// Commits 0 for every partition, as an operator would.
 async fn set_back(log: &Arc<EmbeddedLog>) {
-    let mut consumer = log.consume(&topics().persistence_group(), &[topics().messages().into()]).await.unwrap();
+    let mut consumer = log
+        .consume(&topics().persistence_group(), &[topics().messages().into()])
+        .await
+        .unwrap();
     loop {
         match consumer.events.recv().await.expect("the group lives") {
             ordered_log::ConsumerEvent::Assigned(all) if all.len() == PARTITIONS as usize => break,

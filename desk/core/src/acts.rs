@@ -13,16 +13,28 @@ use crate::{CAPACITY_MAX, DEFAULT_GROUP};
 
 type Refusal = (ErrorCode, &'static str);
 
-const NOT_YOURS: Refusal = (ErrorCode::Forbidden, "customers act on their own conversation, staff on any of their tenant");
+const NOT_YOURS: Refusal = (
+    ErrorCode::Forbidden,
+    "customers act on their own conversation, staff on any of their tenant",
+);
 const STAFF_ONLY: Refusal = (ErrorCode::Forbidden, "only staff may do this");
 const CUSTOMER_ONLY: Refusal = (ErrorCode::Forbidden, "only the customer may do this");
 const NO_SESSION: Refusal = (ErrorCode::NotFound, "the conversation has no open session");
-const NOT_ASSIGNED: Refusal = (ErrorCode::NotAssigned, "you are neither assigned to the conversation nor joined");
+const NOT_ASSIGNED: Refusal = (
+    ErrorCode::NotAssigned,
+    "you are neither assigned to the conversation nor joined",
+);
 const TAKEN: Refusal = (ErrorCode::Conflict, "another agent has the conversation");
-const NO_ROOM: Refusal = (ErrorCode::Conflict, "you have as many conversations as your capacity allows, or are not connected");
+const NO_ROOM: Refusal = (
+    ErrorCode::Conflict,
+    "you have as many conversations as your capacity allows, or are not connected",
+);
 const NOT_ELIGIBLE: Refusal = (ErrorCode::Conflict, "the customer waits for another agent or group");
 const NOBODY_ABLE: Refusal = (ErrorCode::Conflict, "nobody you named can take the conversation now");
-const STILL_ASSIGNED: Refusal = (ErrorCode::Conflict, "you are assigned: transfer or close the conversation instead");
+const STILL_ASSIGNED: Refusal = (
+    ErrorCode::Conflict,
+    "you are assigned: transfer or close the conversation instead",
+);
 const UNKNOWN_DEED: Refusal = (ErrorCode::BadFrame, "the act does not name a deed of the desk");
 
 /// Groups are names, not texts.
@@ -36,7 +48,9 @@ impl Desk {
             let origin = act.origin.as_ref().map(place);
             if answer.origin != origin {
                 answer.origin = origin;
-                let outcome = answer.error.map_or(Ok(()), |code| Err((code, "refused before; the answer is the same")));
+                let outcome = answer
+                    .error
+                    .map_or(Ok(()), |code| Err((code, "refused before; the answer is the same")));
                 out.answer(act, outcome);
             }
             return Cause::Capacity;
@@ -111,7 +125,10 @@ impl Desk {
         let Some(session) = self.sessions.get(&act.customer) else {
             if customer {
                 // It may be wanted and not heard of here yet.
-                let said = Said { closed_at_seq: Some(act.seen_seq), ..Said::silent(Cause::Closed) };
+                let said = Said {
+                    closed_at_seq: Some(act.seen_seq),
+                    ..Said::silent(Cause::Closed)
+                };
                 out.effect(&act.customer, Shown::default(), said);
             }
             return Ok(());
@@ -119,7 +136,12 @@ impl Desk {
         if !customer && !session.serves(&from.user) && !may_oversee(from) {
             return Err(NOT_ASSIGNED);
         }
-        self.end(&act.customer, if customer { "customer" } else { "agent" }, act.seen_seq, out);
+        self.end(
+            &act.customer,
+            if customer { "customer" } else { "agent" },
+            act.seen_seq,
+            out,
+        );
         Ok(())
     }
 
@@ -140,7 +162,10 @@ impl Desk {
             return Err(NOT_ELIGIBLE);
         }
         let (shown, waited_ms) = self.give(&act.customer, &from.user);
-        let said = Said { waited_ms, ..Said::event(Cause::Accepted, "assigned", json!({ "agent": from.user })) };
+        let said = Said {
+            waited_ms,
+            ..Said::event(Cause::Accepted, "assigned", json!({ "agent": from.user }))
+        };
         out.effect(&act.customer, shown, said);
         Ok(())
     }
@@ -170,7 +195,10 @@ impl Desk {
         if let Some(group) = &transfer.group {
             member["group"] = json!(group);
         }
-        let said = Said { waited_ms, ..Said::event(Cause::Transferred, "transferred", member) };
+        let said = Said {
+            waited_ms,
+            ..Said::event(Cause::Transferred, "transferred", member)
+        };
         out.effect(&act.customer, shown.clone(), said);
         if let Some(note) = transfer.note.as_ref().filter(|n| !n.is_empty()) {
             let said = Said {
@@ -190,7 +218,10 @@ impl Desk {
         }
         session.joined.push(from.user.clone());
         session.watching.retain(|w| *w != from.user);
-        let said = Said { from: Some(from), ..Said::event(Cause::Joined, "joined", json!({ "agent": from.user })) };
+        let said = Said {
+            from: Some(from),
+            ..Said::event(Cause::Joined, "joined", json!({ "agent": from.user }))
+        };
         out.effect(&act.customer, session.shown(), said);
         Ok(())
     }
@@ -205,7 +236,10 @@ impl Desk {
         session.joined.retain(|j| *j != from.user);
         session.watching.retain(|w| *w != from.user);
         if joined {
-            let said = Said { from: Some(from), ..Said::event(Cause::Left, "left", json!({ "agent": from.user })) };
+            let said = Said {
+                from: Some(from),
+                ..Said::event(Cause::Left, "left", json!({ "agent": from.user }))
+            };
             out.effect(&act.customer, session.shown(), said);
         } else if watching {
             out.effect(&act.customer, session.shown(), Said::silent(Cause::Left));

@@ -103,7 +103,9 @@ impl Agents {
         for (name, agent) in &mut self.by_name {
             let stays = now.get(name.as_str());
             let before = agent.connections.len();
-            agent.connections.retain(|(n, c)| *n != node || stays.is_some_and(|s| s.contains(c)));
+            agent
+                .connections
+                .retain(|(n, c)| *n != node || stays.is_some_and(|s| s.contains(c)));
             if before > 0 && agent.connections.is_empty() && stays.is_none() {
                 agent.lost_ms = Some(now_ms);
             }

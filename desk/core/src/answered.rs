@@ -54,5 +54,8 @@ pub(crate) fn place(origin: &Origin) -> (u64, u64) {
 
 fn sender(act: &Act) -> (bool, &str) {
     let from = act.from.as_ref();
-    (from.is_some_and(|f| f.role() == Role::Customer), from.map_or("", |f| f.user.as_str()))
+    (
+        from.is_some_and(|f| f.role() == Role::Customer),
+        from.map_or("", |f| f.user.as_str()),
+    )
 }

@@ -59,10 +59,20 @@ mod tests {
 
     #[test]
     fn a_deed_has_one_known_key_and_may_have_unknown_members() {
-        assert!(matches!(Deed::parse(br#"{"close":{"why":"done"}}"#), Some(Deed::Close(_))));
+        assert!(matches!(
+            Deed::parse(br#"{"close":{"why":"done"}}"#),
+            Some(Deed::Close(_))
+        ));
         assert!(matches!(Deed::parse(br#"{"request":{"agent":"bo","only":true}}"#), Some(Deed::Request(r)) if r.only));
         assert!(matches!(Deed::parse(br#"{"rate":{"stars":5}}"#), Some(Deed::Rate(v)) if v.get() == r#"{"stars":5}"#));
-        for bad in ["", "{}", "[]", r#"{"dance":{}}"#, r#"{"close":{},"join":{}}"#, r#"{"status":{"state":"asleep"}}"#] {
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            r#"{"dance":{}}"#,
+            r#"{"close":{},"join":{}}"#,
+            r#"{"status":{"state":"asleep"}}"#,
+        ] {
             assert!(Deed::parse(bad.as_bytes()).is_none(), "{bad}");
         }
     }

@@ -128,9 +128,11 @@ impl Desk {
     fn presence(&mut self, presence: &Presence) {
         let now_ms = self.clock.now_ms();
         if presence.connected {
-            self.agents.connect(&presence.agent, presence.node, presence.connection, &presence.groups);
+            self.agents
+                .connect(&presence.agent, presence.node, presence.connection, &presence.groups);
         } else {
-            self.agents.disconnect(&presence.agent, presence.node, presence.connection, now_ms);
+            self.agents
+                .disconnect(&presence.agent, presence.node, presence.connection, now_ms);
         }
     }
 
@@ -158,7 +160,11 @@ impl Desk {
             return;
         }
         // Asked before a close that had seen everything up to there.
-        if self.closes.iter().any(|(customer, seen)| *customer == wanted.customer && wanted.last_seq <= *seen) {
+        if self
+            .closes
+            .iter()
+            .any(|(customer, seen)| *customer == wanted.customer && wanted.last_seq <= *seen)
+        {
             return;
         }
         let session = self.new_session(DEFAULT_GROUP, wanted.priority, wanted.last_seq);
@@ -177,7 +183,10 @@ impl Desk {
         let now_ms = self.clock.now_ms();
         self.back += 1;
         Session {
-            stage: Stage::Waiting { order: self.back, since_ms: now_ms },
+            stage: Stage::Waiting {
+                order: self.back,
+                since_ms: now_ms,
+            },
             group: group.to_owned(),
             priority,
             named: None,
@@ -204,7 +213,9 @@ impl Desk {
 
     /// Ends a session. `seen`: the last seq whoever closes had seen.
     pub(crate) fn end(&mut self, customer: &str, by: &str, seen: u64, out: &mut Out) {
-        let Some(session) = self.sessions.remove(customer) else { return };
+        let Some(session) = self.sessions.remove(customer) else {
+            return;
+        };
         self.leave_place(customer, &session);
         self.untold.remove(customer);
         if seen < u64::MAX {
@@ -213,8 +224,14 @@ impl Desk {
             }
             self.closes.push_back((customer.to_owned(), seen));
         }
-        let said = Said { closed_at_seq: Some(seen), ..Said::event(Cause::Closed, "closed", json!({ "by": by })) };
-        let idle = wire::record::Session { priority: session.priority, ..Default::default() };
+        let said = Said {
+            closed_at_seq: Some(seen),
+            ..Said::event(Cause::Closed, "closed", json!({ "by": by }))
+        };
+        let idle = wire::record::Session {
+            priority: session.priority,
+            ..Default::default()
+        };
         out.effect(customer, idle, said);
     }
 
@@ -235,7 +252,12 @@ impl Desk {
     }
 
     pub(crate) fn stand_in_line(&mut self, customer: &str) {
-        if let Some(Session { stage: Stage::Waiting { order, .. }, priority, .. }) = self.sessions.get(customer) {
+        if let Some(Session {
+            stage: Stage::Waiting { order, .. },
+            priority,
+            ..
+        }) = self.sessions.get(customer)
+        {
             self.line.insert((*priority, *order), customer.to_owned());
         }
     }
@@ -284,7 +306,10 @@ impl Desk {
     }
 
     pub fn counts(&self) -> Counts {
-        let mut counts = Counts { waiting: self.line.len(), ..Counts::default() };
+        let mut counts = Counts {
+            waiting: self.line.len(),
+            ..Counts::default()
+        };
         counts.assigned = self.sessions.len() - counts.waiting;
         for agent in self.agents.by_name.values() {
             match agent.state {

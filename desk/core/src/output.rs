@@ -96,18 +96,33 @@ pub(crate) struct Said<'a> {
 
 impl Said<'_> {
     pub fn event(cause: Cause, name: &'static str, value: serde_json::Value) -> Self {
-        Self { member: Some((name, value)), ..Self::silent(cause) }
+        Self {
+            member: Some((name, value)),
+            ..Self::silent(cause)
+        }
     }
 
     /// Changes the session without an event.
     pub fn silent(cause: Cause) -> Self {
-        Self { cause, from: None, member: None, audience: Audience::Everyone, waited_ms: None, closed_at_seq: None }
+        Self {
+            cause,
+            from: None,
+            member: None,
+            audience: Audience::Everyone,
+            waited_ms: None,
+            closed_at_seq: None,
+        }
     }
 }
 
 impl Out {
     pub fn new(tenant: Tenant, position: Position) -> Self {
-        Self { tenant, position, number: 0, outputs: Vec::new() }
+        Self {
+            tenant,
+            position,
+            number: 0,
+            outputs: Vec::new(),
+        }
     }
 
     fn key(&self, customer: &str) -> Option<ConversationKey> {
@@ -117,16 +132,26 @@ impl Out {
     /// The conversation shows `session` from now on.
     pub fn effect(&mut self, customer: &str, session: record::Session, said: Said<'_>) {
         let Some(key) = self.key(customer) else { return };
-        let decision = Decision { epoch: self.position.epoch.0, offset: self.position.offset.0, number: self.number };
+        let decision = Decision {
+            epoch: self.position.epoch.0,
+            offset: self.position.offset.0,
+            number: self.number,
+        };
         self.number += 1;
-        let system = Sender { role: Role::System.into(), user: String::new() };
+        let system = Sender {
+            role: Role::System.into(),
+            user: String::new(),
+        };
         let record = Record {
             version: RECORD_VERSION,
             kind: Kind::Effect.into(),
             numbered: said.member.is_some(),
             audience: said.audience.into(),
             from: Some(said.from.cloned().unwrap_or(system)),
-            member: said.member.map(|(name, value)| member(name, &value.to_string())).unwrap_or_default(),
+            member: said
+                .member
+                .map(|(name, value)| member(name, &value.to_string()))
+                .unwrap_or_default(),
             effect: Some(Effect {
                 decision: Some(decision),
                 session: Some(session),
@@ -135,7 +160,10 @@ impl Out {
             }),
             ..Record::default()
         };
-        let what = What::Effect { cause: said.cause, waited_ms: said.waited_ms };
+        let what = What::Effect {
+            cause: said.cause,
+            waited_ms: said.waited_ms,
+        };
         self.outputs.push(Output { key, record, what });
     }
 
@@ -153,7 +181,11 @@ impl Out {
             ..Record::default()
         };
         self.number += 1;
-        self.outputs.push(Output { key, record, what: What::Event });
+        self.outputs.push(Output {
+            key,
+            record,
+            what: What::Event,
+        });
     }
 
     /// `done` or `error`, to the connection the act came from.
@@ -161,29 +193,60 @@ impl Out {
         let from = act.from.as_ref().map_or("", |f| f.user.as_str());
         // A status has no conversation; any key finds the worker that knows an agent's connection.
         let key = self.key(&act.customer).or_else(|| self.key(from));
-        let (Some(key), Some(origin), false) = (key, act.origin, act.id.is_empty()) else { return };
+        let (Some(key), Some(origin), false) = (key, act.origin, act.id.is_empty()) else {
+            return;
+        };
         let id = act.id.as_str().into();
         let frame = match outcome {
             Ok(()) => ServerFrame::Done(IdOnly { id }),
-            Err((code, message)) => {
-                ServerFrame::Error(ErrorFrame { id: Some(id), code, message: message.into(), retry_after_ms: None })
-            }
+            Err((code, message)) => ServerFrame::Error(ErrorFrame {
+                id: Some(id),
+                code,
+                message: message.into(),
+                retry_after_ms: None,
+            }),
         };
-        let notice = Notice { frame: frame.encode(), to_customer: false };
-        let record = Record { origin: Some(origin), ..notice_record(notice) };
-        self.outputs.push(Output { key, record, what: What::Notice });
+        let notice = Notice {
+            frame: frame.encode(),
+            to_customer: false,
+        };
+        let record = Record {
+            origin: Some(origin),
+            ..notice_record(notice)
+        };
+        self.outputs.push(Output {
+            key,
+            record,
+            what: What::Notice,
+        });
     }
 
     pub fn queue_place(&mut self, customer: &str, position: u32) {
         let Some(key) = self.key(customer) else { return };
-        let frame = ServerFrame::Queue(QueuePlace { conversation: customer.into(), position, wait_s: None });
-        let record = notice_record(Notice { frame: frame.encode(), to_customer: true });
-        self.outputs.push(Output { key, record, what: What::Notice });
+        let frame = ServerFrame::Queue(QueuePlace {
+            conversation: customer.into(),
+            position,
+            wait_s: None,
+        });
+        let record = notice_record(Notice {
+            frame: frame.encode(),
+            to_customer: true,
+        });
+        self.outputs.push(Output {
+            key,
+            record,
+            what: What::Notice,
+        });
     }
 }
 
 fn notice_record(notice: Notice) -> Record {
-    Record { version: RECORD_VERSION, kind: Kind::Notice.into(), notice: Some(notice), ..Record::default() }
+    Record {
+        version: RECORD_VERSION,
+        kind: Kind::Notice.into(),
+        notice: Some(notice),
+        ..Record::default()
+    }
 }
 
 fn member(name: &str, value: &str) -> bytes::Bytes {

@@ -16,10 +16,15 @@ impl Desk {
         }
         let line: Vec<String> = self.line.values().cloned().collect();
         for customer in line {
-            let Some(agent) = self.sessions.get(&customer).and_then(|s| self.agent_for(s)) else { continue };
+            let Some(agent) = self.sessions.get(&customer).and_then(|s| self.agent_for(s)) else {
+                continue;
+            };
             let cause = self.untold.remove(&customer).unwrap_or(cause);
             let session = self.give(&customer, &agent);
-            let said = Said { waited_ms: session.1, ..Said::event(cause, "assigned", json!({ "agent": agent })) };
+            let said = Said {
+                waited_ms: session.1,
+                ..Said::event(cause, "assigned", json!({ "agent": agent }))
+            };
             out.effect(&customer, session.0, said);
             if !self.anybody_able() {
                 return;
@@ -45,7 +50,10 @@ impl Desk {
     }
 
     pub(crate) fn is_able(&self, agent: &str) -> bool {
-        self.agents.by_name.get(agent).is_some_and(|a| a.is_able(self.settings.capacity))
+        self.agents
+            .by_name
+            .get(agent)
+            .is_some_and(|a| a.is_able(self.settings.capacity))
     }
 
     /// Fewest sessions; of those the longest idle; of those the first by name.
@@ -63,7 +71,9 @@ impl Desk {
     /// Moves the session to the agent, from wherever it is. Returns what the conversation shows now, and the time in line.
     pub(crate) fn give(&mut self, customer: &str, agent: &str) -> (wire::record::Session, Option<i64>) {
         let now_ms = self.clock.now_ms();
-        let Some(before) = self.sessions.get(customer).cloned() else { return Default::default() };
+        let Some(before) = self.sessions.get(customer).cloned() else {
+            return Default::default();
+        };
         self.leave_place(customer, &before);
         let waited_ms = match before.stage {
             Stage::Waiting { since_ms, .. } => Some(now_ms - since_ms),
@@ -73,7 +83,9 @@ impl Desk {
         taker.active.insert(customer.to_owned());
         taker.busy_ms = now_ms;
         let mut session = Session {
-            stage: Stage::Active { agent: agent.to_owned() },
+            stage: Stage::Active {
+                agent: agent.to_owned(),
+            },
             decided_ms: now_ms,
             spoke_ms: now_ms,
             told: None,
@@ -89,7 +101,8 @@ impl Desk {
     /// Agents lost for longer than the grace time: their sessions go back in front of the line, the oldest first.
     pub(crate) fn requeue_of_lost_agents(&mut self) {
         let (now_ms, grace_ms) = (self.clock.now_ms(), self.settings.grace_ms);
-        let lost = |a: &Agent| !a.active.is_empty() && !a.connected() && a.lost_ms.is_some_and(|at| now_ms - at >= grace_ms);
+        let lost =
+            |a: &Agent| !a.active.is_empty() && !a.connected() && a.lost_ms.is_some_and(|at| now_ms - at >= grace_ms);
         let mut sessions: Vec<(i64, String)> = Vec::new();
         for agent in self.agents.by_name.values().filter(|a| lost(a)) {
             let opened = |c: &String| self.sessions.get(c).map_or(0, |s| s.opened_ms);
@@ -99,10 +112,15 @@ impl Desk {
         for (_, customer) in sessions.into_iter().rev() {
             self.front -= 1;
             let order = self.front;
-            let Some(before) = self.sessions.get(&customer).cloned() else { continue };
+            let Some(before) = self.sessions.get(&customer).cloned() else {
+                continue;
+            };
             self.leave_place(&customer, &before);
             if let Some(session) = self.sessions.get_mut(&customer) {
-                session.stage = Stage::Waiting { order, since_ms: now_ms };
+                session.stage = Stage::Waiting {
+                    order,
+                    since_ms: now_ms,
+                };
                 session.decided_ms = now_ms;
             }
             self.stand_in_line(&customer);
@@ -113,7 +131,9 @@ impl Desk {
     /// Those who came into the line with this record and were not served.
     pub(crate) fn tell_untold(&mut self, out: &mut Out) {
         for (customer, cause) in std::mem::take(&mut self.untold) {
-            let Some(session) = self.sessions.get(&customer) else { continue };
+            let Some(session) = self.sessions.get(&customer) else {
+                continue;
+            };
             let queued = match cause {
                 Cause::AgentGone => json!({ "group": session.group, "cause": cause.label() }),
                 _ => json!({ "group": session.group }),
@@ -132,10 +152,15 @@ impl Desk {
         let mut ahead: std::collections::BTreeMap<&str, u32> = std::collections::BTreeMap::new();
         let mut news = Vec::new();
         for customer in self.line.values() {
-            let Some(session) = self.sessions.get(customer) else { continue };
+            let Some(session) = self.sessions.get(customer) else {
+                continue;
+            };
             let position = ahead.entry(&session.group).or_default();
             *position += 1;
-            if session.told.is_none_or(|(told, at)| told != *position && now_ms - at >= QUEUE_TOLD_MS) {
+            if session
+                .told
+                .is_none_or(|(told, at)| told != *position && now_ms - at >= QUEUE_TOLD_MS)
+            {
                 news.push((customer.clone(), *position));
             }
         }

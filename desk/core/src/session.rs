@@ -7,8 +7,13 @@ use wire::record::{self, SessionState};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Stage {
     /// Smaller orders are served first within a priority; those put back in front have the smallest.
-    Waiting { order: i64, since_ms: i64 },
-    Active { agent: String },
+    Waiting {
+        order: i64,
+        since_ms: i64,
+    },
+    Active {
+        agent: String,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -16,7 +16,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { grace_ms: 30_000, idle_close_ms: 0, capacity: 8 }
+        Self {
+            grace_ms: 30_000,
+            idle_close_ms: 0,
+            capacity: 8,
+        }
     }
 }
 

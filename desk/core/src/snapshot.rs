@@ -36,7 +36,12 @@ pub enum BadSnapshot {
 impl Desk {
     pub fn snapshot(&self) -> Bytes {
         // Maps with text and number keys only: writing into memory cannot fail.
-        serde_json::to_vec(&SnapshotOf { version: RULES_VERSION, desk: self }).unwrap_or_default().into()
+        serde_json::to_vec(&SnapshotOf {
+            version: RULES_VERSION,
+            desk: self,
+        })
+        .unwrap_or_default()
+        .into()
     }
 
     pub fn restore(snapshot: &[u8]) -> Result<Desk, BadSnapshot> {

@@ -20,12 +20,18 @@ fn position(offset: u64) -> Position {
 }
 
 fn record(input: Input) -> DeskRecord {
-    DeskRecord { version: 1, input: Some(input) }
+    DeskRecord {
+        version: 1,
+        input: Some(input),
+    }
 }
 
 fn act(role: Role, user: &str, id: &str, customer: &str, deed: &str) -> Input {
     Input::Act(Act {
-        from: Some(Sender { role: role.into(), user: user.into() }),
+        from: Some(Sender {
+            role: role.into(),
+            user: user.into(),
+        }),
         id: id.into(),
         origin: Some(Origin { node: 1, connection: 7 }),
         customer: customer.into(),
@@ -52,7 +58,11 @@ fn connection_of(agent: &str) -> u64 {
 }
 
 fn groups_of(agent: &str) -> Vec<String> {
-    if agent == "cy" { vec!["orders".into()] } else { Vec::new() }
+    if agent == "cy" {
+        vec!["orders".into()]
+    } else {
+        Vec::new()
+    }
 }
 
 fn alive(node: u64, agents: &[&str]) -> Input {
@@ -62,7 +72,10 @@ fn alive(node: u64, agents: &[&str]) -> Input {
         role: Role::Agent.into(),
         groups: groups_of(a),
     };
-    Input::Alive(Alive { node, connections: agents.iter().map(connection).collect() })
+    Input::Alive(Alive {
+        node,
+        connections: agents.iter().map(connection).collect(),
+    })
 }
 
 /// A desk, its log so far, and what its conversations show.
@@ -139,8 +152,12 @@ impl Story {
         let desk = &self.desk;
         let default_capacity = desk.settings().capacity;
         for (customer, session) in desk.sessions() {
-            let holders: Vec<&String> =
-                desk.agents().iter().filter(|(_, a)| a.active.contains(customer)).map(|(name, _)| name).collect();
+            let holders: Vec<&String> = desk
+                .agents()
+                .iter()
+                .filter(|(_, a)| a.active.contains(customer))
+                .map(|(name, _)| name)
+                .collect();
             let shown = self.shown.get(customer);
             match &session.stage {
                 Stage::Active { agent } => {
@@ -152,7 +169,11 @@ impl Story {
                     assert_eq!(shown, Some(&(SessionState::SessionQueued.into(), String::new())));
                     let eligible = desk.agents().iter().find(|(name, a)| {
                         a.is_able(default_capacity)
-                            && if session.only { session.named.as_ref() == Some(name) } else { a.serves(&session.group) }
+                            && if session.only {
+                                session.named.as_ref() == Some(name)
+                            } else {
+                                a.serves(&session.group)
+                            }
                     });
                     assert!(eligible.is_none(), "{customer} waits while {eligible:?} has room");
                 }
@@ -166,7 +187,10 @@ impl Story {
             assert!(agent.active.iter().all(|c| desk.sessions().contains_key(c)));
         }
         let counts = desk.counts();
-        assert_eq!(counts.waiting, desk.sessions().values().filter(|s| s.is_waiting()).count());
+        assert_eq!(
+            counts.waiting,
+            desk.sessions().values().filter(|s| s.is_waiting()).count()
+        );
         assert_eq!(counts.waiting + counts.assigned, desk.sessions().len());
     }
 
@@ -192,7 +216,13 @@ fn frames(outputs: &[Output]) -> Vec<String> {
 }
 
 fn request(customer: &str, id: &str, what: &str) -> Input {
-    act(Role::Customer, customer, id, customer, &format!("{{\"request\":{what}}}"))
+    act(
+        Role::Customer,
+        customer,
+        id,
+        customer,
+        &format!("{{\"request\":{what}}}"),
+    )
 }
 
 // ---- random logs ----
@@ -253,7 +283,10 @@ fn input() -> impl Strategy<Value = Input> {
 }
 
 fn log() -> impl Strategy<Value = Vec<(i64, Input)>> {
-    prop::collection::vec((prop_oneof![8 => 0i64..2_500, 1 => -5_000i64..100_000], input()), 0..150)
+    prop::collection::vec(
+        (prop_oneof![8 => 0i64..2_500, 1 => -5_000i64..100_000], input()),
+        0..150,
+    )
 }
 
 /// Sessions above the agents' capacity, by agent, before a record.
@@ -342,13 +375,26 @@ fn the_line_is_first_come_first_served_and_priority_goes_ahead() {
         let outputs = story.put(request(customer, "1", "{}"));
         assert_eq!(members(&outputs), [r#""queued":{"group":"default"}"#]);
         assert_eq!(frames(&outputs)[0], r#"{"done":{"id":"1"}}"#);
-        assert!(frames(&outputs)[1].contains(&format!(r#""position":{}"#, i + 1)), "{outputs:?}");
+        assert!(
+            frames(&outputs)[1].contains(&format!(r#""position":{}"#, i + 1)),
+            "{outputs:?}"
+        );
     }
-    story.put(Input::Wanted(Wanted { customer: "vip".into(), last_seq: 1, priority: 0 }));
+    story.put(Input::Wanted(Wanted {
+        customer: "vip".into(),
+        last_seq: 1,
+        priority: 0,
+    }));
     let mut story = story.with_agent("bo", 1);
     assert_eq!(story.agent_of("vip"), Some("bo"));
     for customer in ["vip", "a", "b"] {
-        let outputs = story.put(act(Role::Agent, "bo", &format!("close {customer}"), customer, r#"{"close":{}}"#));
+        let outputs = story.put(act(
+            Role::Agent,
+            "bo",
+            &format!("close {customer}"),
+            customer,
+            r#"{"close":{}}"#,
+        ));
         let all = members(&outputs);
         assert_eq!(all[0], r#""closed":{"by":"agent"}"#);
         assert!(all[1].starts_with(r#""assigned""#), "the next is served at once");
@@ -424,9 +470,15 @@ fn a_lost_agent_keeps_the_sessions_for_the_grace_time_and_then_they_go_in_front(
     story.wait_s(28, &[]);
     assert_eq!(story.agent_of("a"), Some("bo"));
     let outputs = story.wait_s(4, &[]);
-    assert_eq!(members(&outputs), [r#""queued":{"group":"default","cause":"agent_gone"}"#; 2]);
+    assert_eq!(
+        members(&outputs),
+        [r#""queued":{"group":"default","cause":"agent_gone"}"#; 2]
+    );
     let mut story = story.with_agent("al", 2);
-    assert_eq!((story.agent_of("a"), story.agent_of("b"), story.agent_of("waits")), (Some("al"), Some("al"), None));
+    assert_eq!(
+        (story.agent_of("a"), story.agent_of("b"), story.agent_of("waits")),
+        (Some("al"), Some("al"), None)
+    );
     story.put(presence(1, "bo", true));
     assert_eq!(story.agent_of("waits"), Some("bo"));
 }
@@ -458,10 +510,19 @@ fn a_transfer_goes_only_to_somebody_able_and_its_note_only_to_staff() {
     let refused = story.put(act(Role::Agent, "bo", "t1", "a", r#"{"transfer":{"agent":"al"}}"#));
     assert!(frames(&refused)[0].contains(r#""code":"conflict""#));
     let mut story = story.with_agent("al", 1);
-    let outputs = story.put(act(Role::Agent, "bo", "t2", "a", r#"{"transfer":{"agent":"al","note":"knows the case"}}"#));
+    let outputs = story.put(act(
+        Role::Agent,
+        "bo",
+        "t2",
+        "a",
+        r#"{"transfer":{"agent":"al","note":"knows the case"}}"#,
+    ));
     assert_eq!(
         members(&outputs),
-        [r#""transferred":{"agent":"al","from":"bo"}"#, r#""note":{"text":"knows the case"}"#]
+        [
+            r#""transferred":{"agent":"al","from":"bo"}"#,
+            r#""note":{"text":"knows the case"}"#
+        ]
     );
     let note = outputs.iter().find(|o| o.record.audience() == Audience::Staff).unwrap();
     assert!(note.record.member.starts_with(b"\"note\""));
@@ -476,7 +537,18 @@ fn joining_and_leaving_are_seen_and_watching_is_not() {
     story.put(request("a", "1", "{}"));
     let watching = story.put(act(Role::Supervisor, "sue", "1", "a", r#"{"watch":{}}"#));
     assert!(members(&watching).is_empty());
-    assert_eq!(watching[0].record.effect.as_ref().unwrap().session.as_ref().unwrap().watching, ["sue"]);
+    assert_eq!(
+        watching[0]
+            .record
+            .effect
+            .as_ref()
+            .unwrap()
+            .session
+            .as_ref()
+            .unwrap()
+            .watching,
+        ["sue"]
+    );
     let joined = story.put(act(Role::Supervisor, "sue", "2", "a", r#"{"join":{}}"#));
     assert_eq!(members(&joined), [r#""joined":{"agent":"sue"}"#]);
     assert_eq!(joined[0].record.from.as_ref().unwrap().user, "sue");
@@ -489,20 +561,38 @@ fn joining_and_leaving_are_seen_and_watching_is_not() {
 #[test]
 fn a_close_carries_the_last_seq_seen_and_a_question_from_before_it_opens_nothing() {
     let mut story = Story::new().with_agent("bo", 2);
-    story.put(Input::Wanted(Wanted { customer: "a".into(), last_seq: 4, priority: 1 }));
+    story.put(Input::Wanted(Wanted {
+        customer: "a".into(),
+        last_seq: 4,
+        priority: 1,
+    }));
     let closed = story.put(act(Role::Agent, "bo", "1", "a", r#"{"close":{}}"#));
     let effect = closed[0].record.effect.as_ref().unwrap();
     assert_eq!((effect.closes, effect.closed_at_seq), (true, 5));
-    story.put(Input::Wanted(Wanted { customer: "a".into(), last_seq: 5, priority: 1 }));
+    story.put(Input::Wanted(Wanted {
+        customer: "a".into(),
+        last_seq: 5,
+        priority: 1,
+    }));
     assert!(story.desk.sessions().is_empty());
-    story.put(Input::Wanted(Wanted { customer: "a".into(), last_seq: 6, priority: 1 }));
+    story.put(Input::Wanted(Wanted {
+        customer: "a".into(),
+        last_seq: 6,
+        priority: 1,
+    }));
     assert_eq!(story.agent_of("a"), Some("bo"));
 }
 
 #[test]
 fn a_question_asked_again_and_again_is_shown_again_after_ten_seconds() {
     let mut story = Story::new();
-    let wanted = || Input::Wanted(Wanted { customer: "a".into(), last_seq: 1, priority: 1 });
+    let wanted = || {
+        Input::Wanted(Wanted {
+            customer: "a".into(),
+            last_seq: 1,
+            priority: 1,
+        })
+    };
     story.put(wanted());
     assert!(story.put(wanted()).is_empty());
     story.wait_s(10, &[]);
@@ -527,7 +617,9 @@ fn an_answer_is_repeated_only_to_another_connection() {
     let mut story = Story::new().with_agent("bo", 2);
     story.put(request("a", "1", "{}"));
     assert!(story.put(request("a", "1", "{}")).is_empty());
-    let Input::Act(mut again) = request("a", "1", "{}") else { unreachable!() };
+    let Input::Act(mut again) = request("a", "1", "{}") else {
+        unreachable!()
+    };
     again.origin = Some(Origin { node: 2, connection: 9 });
     let outputs = story.put(Input::Act(again));
     assert_eq!(frames(&outputs), [r#"{"done":{"id":"1"}}"#]);
@@ -550,7 +642,10 @@ fn a_stranger_is_refused() {
     ] {
         let before = story.desk.sessions().clone();
         let outputs = story.put(act(role, user, &format!("{user}{deed}"), "a", deed));
-        assert!(frames(&outputs)[0].contains(&format!(r#""code":"{code}""#)), "{user} {deed}: {outputs:?}");
+        assert!(
+            frames(&outputs)[0].contains(&format!(r#""code":"{code}""#)),
+            "{user} {deed}: {outputs:?}"
+        );
         assert_eq!(story.desk.sessions(), &before);
     }
 }
@@ -558,8 +653,14 @@ fn a_stranger_is_refused() {
 #[test]
 fn an_idle_session_is_closed_by_the_desk_at_the_last_seq_it_heard_of() {
     let mut story = Story::new().with_agent("bo", 2);
-    story.put(Input::Settings(Settings { json: br#"{"idle_close_ms":60000}"#.as_slice().into() }));
-    story.put(Input::Wanted(Wanted { customer: "a".into(), last_seq: 4, priority: 1 }));
+    story.put(Input::Settings(Settings {
+        json: br#"{"idle_close_ms":60000}"#.as_slice().into(),
+    }));
+    story.put(Input::Wanted(Wanted {
+        customer: "a".into(),
+        last_seq: 4,
+        priority: 1,
+    }));
     let outputs = story.wait_s(61, &["bo"]);
     assert_eq!(members(&outputs), [r#""closed":{"by":"desk"}"#]);
     assert_eq!(outputs[0].record.effect.as_ref().unwrap().closed_at_seq, 4);

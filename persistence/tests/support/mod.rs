@@ -1,5 +1,5 @@
 //! A log's worth of records, and a store in memory that can be away or refuse a value.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,10 @@ pub fn message(from_customer: bool, user: &str, id: &str, text: &str) -> Record 
         kind: Kind::Message.into(),
         numbered: true,
         wants_agent: from_customer,
-        from: Some(Sender { role: role.into(), user: user.into() }),
+        from: Some(Sender {
+            role: role.into(),
+            user: user.into(),
+        }),
         id: id.into(),
         member: format!("\"message\":{}", serde_json::json!({ "text": text })).into(),
         received_at_ms: 1,
@@ -42,10 +45,17 @@ pub fn effect(offset: u64, state: SessionState, closed_at_seq: u64, numbered: bo
         version: 1,
         kind: Kind::Effect.into(),
         numbered,
-        from: Some(Sender { role: Role::System.into(), user: String::new() }),
+        from: Some(Sender {
+            role: Role::System.into(),
+            user: String::new(),
+        }),
         member: "\"assigned\":{\"agent\":\"bo\"}".into(),
         effect: Some(Effect {
-            decision: Some(Decision { epoch: 1, offset, number: 0 }),
+            decision: Some(Decision {
+                epoch: 1,
+                offset,
+                number: 0,
+            }),
             session: Some(Session {
                 state: state.into(),
                 agent: if closes { String::new() } else { "bo".into() },
@@ -77,7 +87,13 @@ pub fn marks(partition: u32, customer: &str, recv: u64) -> Record {
 }
 
 pub fn logged(offset: u64, key: Option<Bytes>, value: Option<Bytes>) -> LogRecord {
-    LogRecord { offset: Offset(offset), at_ms: 1_000 + offset as i64, key, value, headers: Vec::new() }
+    LogRecord {
+        offset: Offset(offset),
+        at_ms: 1_000 + offset as i64,
+        key,
+        value,
+        headers: Vec::new(),
+    }
 }
 
 pub fn logged_record(offset: u64, customer: &str, record: &Record) -> LogRecord {
@@ -108,7 +124,12 @@ impl Rows {
         }
         for (key, new) in write.marks {
             let cell = self.marks.entry(key.to_string()).or_default();
-            let old = StoredMarks { customer_recv: cell.0, customer_read: cell.1, agent_recv: cell.2, agent_read: cell.3 };
+            let old = StoredMarks {
+                customer_recv: cell.0,
+                customer_read: cell.1,
+                agent_recv: cell.2,
+                agent_read: cell.3,
+            };
             let m = old.merged(new);
             *cell = (m.customer_recv, m.customer_read, m.agent_recv, m.agent_read);
         }
@@ -117,15 +138,30 @@ impl Rows {
     fn apply_one(&mut self, write: ConversationWrite) {
         let key = write.key.expect("every write names its conversation").to_string();
         for row in write.events {
-            put(&mut self.events, (key.clone(), row.seq.0), row.position.write_time(), row.entry);
+            put(
+                &mut self.events,
+                (key.clone(), row.seq.0),
+                row.position.write_time(),
+                row.entry,
+            );
         }
         if let Some(session) = write.open_session {
             let open = session.open.map(|o| (o.agent, o.state));
             put(&mut self.open, key.clone(), session.position.write_time(), open);
         }
         for closed in write.sessions_closed {
-            let row = (closed.agent, closed.opened_at_ms, closed.closed_at_ms, closed.last_seq.0);
-            put(&mut self.closed, (key.clone(), closed.first_seq.0), closed.position.write_time(), row);
+            let row = (
+                closed.agent,
+                closed.opened_at_ms,
+                closed.closed_at_ms,
+                closed.last_seq.0,
+            );
+            put(
+                &mut self.closed,
+                (key.clone(), closed.first_seq.0),
+                closed.position.write_time(),
+                row,
+            );
         }
         if let Some((state, position)) = write.state {
             put(&mut self.states, key, position.write_time(), state);
@@ -142,7 +178,10 @@ impl Rows {
 
     pub fn load(&self, key: &ConversationKey) -> Option<StoredConversation> {
         let (_, state) = self.states.get(&key.to_string())?;
-        Some(StoredConversation { state: Some(state.clone()), ..StoredConversation::default() })
+        Some(StoredConversation {
+            state: Some(state.clone()),
+            ..StoredConversation::default()
+        })
     }
 }
 
