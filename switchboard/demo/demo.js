@@ -346,6 +346,10 @@ class Pane {
       if (this.current && text.value) this.connection.typing(this.current.name);
     });
     frames.addEventListener("toggle", () => this.drawFrames());
+    // Whoever reads the newest goes on seeing the newest, whatever changes its size.
+    this.atEnd = true;
+    log.addEventListener("scroll", () => { this.atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80; });
+    new ResizeObserver(() => { if (this.atEnd) log.scrollTop = log.scrollHeight; }).observe(log);
     this.buildDeeds();
     document.querySelector("main").append(root);
   }
@@ -365,8 +369,8 @@ class Pane {
       this.available = button("Available", () => this.setStatus("available"));
       this.away = button("Away", () => this.setStatus("away"));
     }
-    this.close = button("Close conversation", () => this.connection.act(here(), { close: {} }));
-    this.cut = button("Cut my connection", () => (this.connection.cut ? this.connection.open() : this.connection.cutOff()));
+    this.close = button("Close", () => this.connection.act(here(), { close: {} }));
+    this.cut = button("Cut connection", () => (this.connection.cut ? this.connection.open() : this.connection.cutOff()));
   }
 
   async start() {
@@ -491,9 +495,8 @@ class Pane {
     if (shown !== this.current) return;
     const { log } = this.parts;
     log.querySelector(".empty")?.remove();
-    const low = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
     log.append(node);
-    if (low) log.scrollTop = log.scrollHeight;
+    if (this.atEnd || node.classList.contains("mine")) log.scrollTop = log.scrollHeight;
   }
 
   /** Puts an event in its place, once. */
@@ -548,7 +551,7 @@ class Pane {
     }[state];
     this.parts.connection.textContent = words[0];
     this.parts.connection.className = `badge connection ${words[1]}`;
-    this.cut.textContent = state === "cut" ? "Connect again" : "Cut my connection";
+    this.cut.textContent = state === "cut" ? "Connect again" : "Cut connection";
     this.cut.setAttribute("aria-pressed", state === "cut");
   }
 
