@@ -1,0 +1,107 @@
+//! The control topic: followed by every process, and where a lane's epoch is tied to the topic it was made with.
+
+use std::sync::Arc;
+
+use ordered_log::{Log, LogError, TailEvent, append};
+use process::{ControlView, Drain, Exit, Kind, Tasks};
+use prost::Message;
+use wire::record::{Control, LaneControl, control};
+use wire::{LaneTopics, Partition, topics::CONTROL};
+
+use crate::Failed;
+
+/// Feeds the view from the topic, for ever; returns when what was there at the start has been read.
+pub async fn follow(log: &Arc<dyn Log>, view: &ControlView, tasks: &Tasks, drain: &Drain) -> Result<(), LogError> {
+    let mut tail = log.tail(CONTROL.into()).await?;
+    let (feed, drain) = (view.clone(), drain.clone());
+    tasks.spawn(Kind::Essential, "control", async move {
+        while let Some(Some(event)) = drain.unless_started(tail.recv()).await {
+            match event {
+                TailEvent::CaughtUp => feed.set_caught_up(),
+                TailEvent::Record(record) => {
+                    if let Some(key) = &record.key {
+                        feed.feed([(&key[..], record.value.as_deref())]);
+                    }
+                }
+            }
+        }
+    });
+    view.caught_up().await;
+    Ok(())
+}
+
+/// The broker's id of the `messages` topic, which must be the one recorded with the epoch. The first process of an epoch
+/// records it. A re-made topic under an old epoch would let new records lose against old write times: refused here.
+pub async fn same_lane(log: &Arc<dyn Log>, view: &ControlView, topics: &LaneTopics) -> Result<String, Failed> {
+    let unavailable = |e: LogError| Failed::new(Exit::Unavailable, e);
+    let messages = log
+        .topic(&topics.messages())
+        .await
+        .map_err(unavailable)?
+        .map(|t| t.id)
+        .unwrap_or_default();
+    let desk = log
+        .topic(&topics.desk())
+        .await
+        .map_err(unavailable)?
+        .map(|t| t.id)
+        .unwrap_or_default();
+    let recorded = view.now().lane(&topics.lane).cloned();
+    match recorded {
+        Some(lane) if lane.epoch == topics.epoch.0 => {
+            if lane.partitions != topics.partitions {
+                return Err(refused(format!(
+                    "lane {} was made with {} partitions and is configured with {}",
+                    topics.lane, lane.partitions, topics.partitions
+                )));
+            }
+            if lane.messages_topic_id != messages || lane.desk_topic_id != desk {
+                return Err(refused(format!(
+                    "the topics of lane {} are not those that epoch {} began with: they were made anew",
+                    topics.lane, topics.epoch
+                )));
+            }
+        }
+        Some(lane) if lane.epoch > topics.epoch.0 => {
+            return Err(refused(format!(
+                "lane {} is in epoch {} already; epoch {} is over",
+                topics.lane, lane.epoch, topics.epoch
+            )));
+        }
+        _ => record_lane(log, view, topics, messages.clone(), desk).await?,
+    }
+    Ok(messages)
+}
+
+fn refused(what: String) -> Failed {
+    Failed::new(
+        Exit::Config,
+        format!("{what}; a changed log gets an epoch that was never used before (key `epoch`)"),
+    )
+}
+
+async fn record_lane(
+    log: &Arc<dyn Log>,
+    view: &ControlView,
+    topics: &LaneTopics,
+    messages_topic_id: String,
+    desk_topic_id: String,
+) -> Result<(), Failed> {
+    let record = Control {
+        version: view.now().version() + 1,
+        about: Some(control::About::Lane(LaneControl {
+            lane: topics.lane.to_string(),
+            epoch: topics.epoch.0,
+            partitions: topics.partitions,
+            messages_topic_id,
+            desk_topic_id,
+        })),
+    };
+    let producer = log.producer().await.map_err(|e| Failed::new(Exit::Unavailable, e))?;
+    let key = format!("lane/{}", topics.lane).into();
+    let value = record.encode_to_vec().into();
+    append(producer.as_ref(), CONTROL.into(), Partition(0), Some(key), Some(value))
+        .await
+        .map_err(|e| Failed::new(Exit::Unavailable, e))?;
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! The log and the store a configuration names, opened.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ordered_log::embedded::{Embedded, EmbeddedOptions};
+use ordered_log::kafka::{Kafka, KafkaOptions};
+use ordered_log::{Log, LogError};
+use process::config::{LogKind, StoreKind};
+use process::{Config, Exit};
+use store::{History, StoreError};
+use wire::{Epoch, LaneTopics};
+
+use crate::Failed;
+
+pub fn lane_topics(config: &Config) -> LaneTopics {
+    LaneTopics {
+        lane: config.lane.clone(),
+        epoch: Epoch(config.epoch),
+        partitions: config.partitions,
+    }
+}
+
+pub async fn log(config: &Config) -> Result<Arc<dyn Log>, Failed> {
+    let opened: Result<Arc<dyn Log>, LogError> = match config.log.kind {
+        LogKind::Embedded => {
+            Embedded::open(Path::new(&config.log.dir), EmbeddedOptions::default()).map(|log| log as Arc<dyn Log>)
+        }
+        LogKind::Kafka => Kafka::connect(kafka_options(config)).map(|log| log as Arc<dyn Log>),
+    };
+    opened.map_err(|e| Failed::new(Exit::Unavailable, e))
+}
+
+fn kafka_options(config: &Config) -> KafkaOptions {
+    let kafka = &config.log.kafka;
+    let mut properties: Vec<(String, String)> = vec![("security.protocol".into(), kafka.protocol.clone())];
+    let mut given = |name: &str, value: &str| {
+        if !value.is_empty() {
+            properties.push((name.to_owned(), value.to_owned()));
+        }
+    };
+    given("ssl.ca.location", &kafka.ca_file);
+    given("ssl.certificate.location", &kafka.cert_file);
+    given("ssl.key.location", &kafka.key_file);
+    if kafka.protocol.starts_with("sasl") {
+        given("sasl.mechanism", &kafka.sasl_mechanism);
+        given("sasl.username", &kafka.user);
+        given("sasl.password", kafka.password.expose());
+    }
+    properties.extend(config.log.properties.clone());
+    KafkaOptions {
+        brokers: config.log.brokers.join(","),
+        client_id: config.log.client_id.clone(),
+        linger_ms: config.log.linger_ms,
+        idempotent: config.log.idempotence,
+        extra: properties,
+        ..KafkaOptions::default()
+    }
+}
+
+/// With `create`, the keyspace and its tables are made if they are missing.
+pub async fn store(config: &Config, create: bool) -> Result<Arc<dyn History>, Failed> {
+    let failed = |e: StoreError| Failed::new(Exit::Unavailable, e);
+    match config.store.kind {
+        StoreKind::Embedded => Ok(store::Embedded::open(&config.store.dir).map_err(failed)?),
+        StoreKind::Cql => {
+            let options = cql_options(config);
+            if create {
+                store::Cql::create_schema(&options).await.map_err(failed)?;
+            }
+            Ok(store::Cql::connect(options).await.map_err(failed)?)
+        }
+    }
+}
+
+fn cql_options(config: &Config) -> store::CqlOptions {
+    let store = &config.store;
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let consistency = if store.datacenter.is_empty() {
+        "QUORUM"
+    } else {
+        "LOCAL_QUORUM"
+    };
+    store::CqlOptions {
+        contact_points: store.nodes.clone(),
+        keyspace: store.keyspace.clone(),
+        user: given(&store.user),
+        password: given(store.password.expose()),
+        replication: replication(&store.datacenter, store.replication),
+        datacenter: given(&store.datacenter),
+        ttl_days: u32::try_from(store.event_ttl_s / SECONDS_PER_DAY).unwrap_or(u32::MAX),
+        consistency: consistency.to_owned(),
+        request_timeout_ms: store.request_timeout_ms,
+        in_flight_max: store.writes_in_flight,
+        ..store::CqlOptions::default()
+    }
+}
+
+const SECONDS_PER_DAY: u64 = 86_400;
+
+/// CQL's map of copies per data centre.
+pub fn replication(datacenter: &str, copies: u16) -> String {
+    if datacenter.is_empty() {
+        format!("{{'class': 'SimpleStrategy', 'replication_factor': {copies}}}")
+    } else {
+        format!(
+            "{{'class': 'NetworkTopologyStrategy', '{}': {copies}}}",
+            datacenter.replace('\'', "''")
+        )
+    }
+}
