@@ -210,6 +210,7 @@ impl WorkerProc {
         let Some(owned) = self.owned.get_mut(&partition) else {
             return;
         };
+        let offset = owned.announced.map_or(offset, |a| a.max(offset));
         owned.announced = Some(offset);
         let generation = Generation {
             group: owned.group_generation,
@@ -269,12 +270,22 @@ impl WorkerProc {
             return;
         };
         let theirs = (owner.group_generation, record.offset);
-        if let Some(owned) = self.owned.get_mut(&owner.partition)
-            && let Some(announced) = owned.announced
-            && owner.worker_incarnation != self.incarnation
-            && theirs > (owned.group_generation, announced)
-        {
+        let Some(owned) = self.owned.get_mut(&owner.partition) else {
+            return;
+        };
+        let Some(announced) = owned.announced.filter(|a| theirs > (owned.group_generation, *a)) else {
+            return;
+        };
+        if owner.worker_incarnation != self.incarnation {
             owned.contested = true;
+        } else if owner.group_generation == owned.group_generation {
+            // Our own announcement landed again: nodes go by it, and so must we.
+            owned.announced = Some(record.offset.max(announced));
+            let generation = Generation {
+                group: owned.group_generation,
+                announced: record.offset,
+            };
+            self.core.handle_announced_again(Partition(owner.partition), generation);
         }
     }
 
