@@ -9,18 +9,16 @@ use desk_core::Counts;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use ordered_log::{
-    Assigned, CommitError, Consumer, ConsumerControl, ConsumerEvent, Log, LogError, Producer, ToProduce, Topic,
-    TopicPartition, append,
-};
+use ordered_log::{Assigned, Consumer, ConsumerEvent, Log, LogError, Producer, ToProduce, Topic, TopicPartition};
 use process::Drain;
 use tokio::time::{MissedTickBehavior, interval};
 use wire::codec::RECORD_VERSION;
 use wire::record::desk_record::Input;
 use wire::record::{DeskRecord, Tick};
-use wire::{LaneTopics, Offset, Tenant};
+use wire::{LaneTopics, Tenant};
 
-use crate::answering::{Answering, Cut};
+use crate::answering::Answering;
+use crate::cut::{CutEnd, Writing};
 use crate::error::{Alarm, Error};
 use crate::meters::{self, Meters, now_ms};
 use crate::outbox::Parcel;
@@ -97,15 +95,6 @@ enum Stage {
     Answering(Box<Answering>),
     /// An alarm: nothing is read until an operator has looked.
     Stopped,
-}
-
-enum CutEnd {
-    /// The snapshots end here, and the offset is committed.
-    Done(Offset),
-    /// Somebody else wrote among them; they end here.
-    Disturbed(Offset),
-    Fenced,
-    Failed(String),
 }
 
 impl Driver {
@@ -465,54 +454,6 @@ fn full_number(token: u64, next: u64) -> u64 {
         candidate.wrapping_sub(1 << 32)
     } else {
         candidate
-    }
-}
-
-/// Writes one cut: still the owner? → nobody else wrote among the snapshots? → snapshots → commit.
-struct Writing {
-    log: Arc<dyn Log>,
-    producer: Arc<dyn Producer>,
-    control: Arc<dyn ConsumerControl>,
-    snapshots: TopicPartition,
-    expected_end: Offset,
-}
-
-impl Writing {
-    async fn write(self, at: &TopicPartition, cut: Cut) -> CutEnd {
-        match self.control.commit(vec![(at.clone(), cut.from)]).await {
-            Ok(()) => {}
-            Err(CommitError::Fenced) => return CutEnd::Fenced,
-            Err(CommitError::Failed(why)) => return CutEnd::Failed(why),
-        }
-        let mut end = match self.log.bounds(&self.snapshots).await {
-            Ok(bounds) => bounds.end,
-            Err(why) => return CutEnd::Failed(why.to_string()),
-        };
-        let disturbed = end != self.expected_end;
-        for (tenant, snapshot) in cut.snapshots {
-            let key = Bytes::copy_from_slice(tenant.as_str().as_bytes());
-            let topic = self.snapshots.topic.clone();
-            match append(
-                &*self.producer,
-                topic,
-                self.snapshots.partition,
-                Some(key),
-                Some(snapshot),
-            )
-            .await
-            {
-                Ok(appended) => end = appended.offset.next(),
-                Err(why) => return CutEnd::Failed(why.to_string()),
-            }
-        }
-        if disturbed {
-            return CutEnd::Disturbed(end);
-        }
-        match self.control.commit(vec![(at.clone(), cut.through)]).await {
-            Ok(()) => CutEnd::Done(end),
-            Err(CommitError::Fenced) => CutEnd::Fenced,
-            Err(CommitError::Failed(why)) => CutEnd::Failed(why),
-        }
     }
 }
 

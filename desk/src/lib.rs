@@ -7,9 +7,10 @@
 //! the decision's place. A zombie repeats what the log says anyway.
 //!
 //! Walk: `driver` (group membership, the only `select!`) → `takeover` (snapshots, where to start) → `answering` (one
-//! partition at work) → `outbox` (order and repetition of what goes out).
+//! partition at work) → `outbox` (order and repetition of what goes out) → `cut` (snapshots and commits).
 
 mod answering;
+mod cut;
 mod driver;
 mod error;
 mod meters;

@@ -16,7 +16,7 @@ use process::metrics::{
 use process::tasks::TaskHandle;
 use process::{Drain, Kind};
 use store::History;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use wire::Partition;
 
@@ -92,6 +92,7 @@ impl Service {
             dead_letters,
             meters,
             commit_interval: Duration::from_millis(self.options.commit_interval_ms),
+            phase: Instant::now(),
             gather_ms_max: self.options.gather_ms_max,
             resident_bytes_max: self.options.resident_bytes_per_partition,
         }))

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{BATCH_RECORDS_MAX, INBOX_BYTES_MAX, INBOX_RECORDS_MAX};
+use crate::{FOLD_RECORDS_MAX, INBOX_BYTES_MAX, INBOX_RECORDS_MAX};
 
 pub(crate) struct Inbox {
     at: TopicPartition,
@@ -78,7 +78,7 @@ impl Inbox {
             let waiting = self.inner.lock().records.len();
             if waiting == 0 {
                 self.filled.notified().await;
-            } else if waiting >= BATCH_RECORDS_MAX || Instant::now() >= from {
+            } else if waiting >= FOLD_RECORDS_MAX || Instant::now() >= from {
                 return;
             } else {
                 // More may come until then, or nothing: both are looked at again.

@@ -44,7 +44,7 @@ impl Options {
         Self {
             lane_topics,
             messages_topic_id: String::new(),
-            commit_interval_ms: 300,
+            commit_interval_ms: 500,
             gather_ms_max: 40,
             resident_bytes_per_partition: 32 << 20,
             tasks,
@@ -54,8 +54,8 @@ impl Options {
 }
 
 /// Records folded and written as one batch: large under load, small when little happens.
-const BATCH_RECORDS_MAX: usize = 4_096;
-const BATCH_BYTES_MAX: usize = 4 << 20;
+const FOLD_RECORDS_MAX: usize = 4_096;
+const FOLD_BYTES_MAX: usize = 4 << 20;
 /// A batch of fewer records brings the next one sooner, of more later.
 const GATHER_RECORDS: usize = 64;
 const GATHER_MS_MIN: u64 = 5;

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, iter};
 use ordered_log::{Assigned, CommitError, ConsumerControl, Log, LogError, TopicPartition};
 use store::StoredConversation;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use wire::{ConversationKey, Offset};
 
@@ -24,7 +24,7 @@ use crate::inbox::Inbox;
 use crate::meters::Meters;
 use crate::write::{Patient, Retry};
 use crate::{
-    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, GATHER_MS_MIN, GATHER_RECORDS, HANDOVER_MS_MAX, LOADS_IN_FLIGHT_MAX,
+    FOLD_BYTES_MAX, FOLD_RECORDS_MAX, GATHER_MS_MIN, GATHER_RECORDS, HANDOVER_MS_MAX, LOADS_IN_FLIGHT_MAX,
     UNCOMMITTED_RECORDS_MAX, WRITES_IN_FLIGHT_MAX,
 };
 
@@ -35,8 +35,19 @@ pub(crate) struct Shared {
     pub dead_letters: DeadLetters,
     pub meters: Arc<Meters>,
     pub commit_interval: Duration,
+    /// Cuts of all partitions fall on the same moments, so that stores and logs sync once for all of them.
+    pub phase: Instant,
     pub gather_ms_max: u64,
     pub resident_bytes_max: usize,
+}
+
+impl Shared {
+    /// The next moment at which all partitions cut.
+    fn next_cut(&self) -> Instant {
+        let interval_ms = (self.commit_interval.as_millis() as u64).max(1);
+        let passed = self.phase.elapsed().as_millis() as u64 / interval_ms;
+        self.phase + Duration::from_millis((passed + 1) * interval_ms)
+    }
 }
 
 /// How far a partition is, for the lag.
@@ -75,7 +86,7 @@ pub(crate) struct Consuming {
     next_write: u64,
     loading: Option<BoxFuture<'static, (Read, Vec<Answer>)>>,
     flush: Flush,
-    last_cut: Instant,
+    next_cut: Instant,
     /// The next batch is not taken before, and how long the last gathering was.
     next_take: Instant,
     gather_ms: u64,
@@ -127,7 +138,6 @@ impl Consuming {
         );
         Ok(Self {
             core: Core::new(place, from, shared.resident_bytes_max),
-            shared,
             at,
             control,
             inbox,
@@ -137,17 +147,18 @@ impl Consuming {
             next_write: 0,
             loading: None,
             flush: Flush::None,
-            last_cut: Instant::now(),
+            next_cut: shared.next_cut(),
             next_take: Instant::now(),
             gather_ms: GATHER_MS_MIN,
+            shared,
         })
     }
 
     /// Until told to stop.
     pub async fn run(mut self, stop: CancellationToken) -> Result<Draining, Stopped> {
         let inbox = Arc::clone(&self.inbox);
-        let mut ticks = interval(self.shared.commit_interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval_at(self.next_cut, self.shared.commit_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             if self.cut_is_due() {
                 self.begin_cut();
@@ -174,7 +185,7 @@ impl Consuming {
     }
 
     fn take(&mut self) {
-        let records = self.inbox.take(BATCH_RECORDS_MAX, BATCH_BYTES_MAX);
+        let records = self.inbox.take(FOLD_RECORDS_MAX, FOLD_BYTES_MAX);
         let gather_ms = if records.len() >= GATHER_RECORDS {
             self.gather_ms * 2
         } else {
@@ -279,13 +290,13 @@ impl Consuming {
     fn cut_is_due(&self) -> bool {
         self.core.uncut() > 0
             && matches!(self.flush, Flush::None)
-            && (self.last_cut.elapsed() >= self.shared.commit_interval
+            && (Instant::now() >= self.next_cut
                 || self.core.uncut() >= UNCOMMITTED_RECORDS_MAX
                 || self.core.over_budget())
     }
 
     fn begin_cut(&mut self) {
-        self.last_cut = Instant::now();
+        self.next_cut = self.shared.next_cut();
         if let Some(cut) = self.core.cut() {
             self.flush = Flush::Waiting(cut, self.next_write);
         }
