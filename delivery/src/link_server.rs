@@ -56,8 +56,6 @@ impl Link for Edge {
         if to_driver.is_closed() {
             return Err(Status::resource_exhausted("too many links wait to be taken"));
         }
-        let incoming = pump_in(request.into_inner(), to_driver);
-        let outgoing = ReceiverStream::new(from_driver).map(Ok);
         self.tasks.spawn(Kind::Background, "link-in", pump_in(request.into_inner(), to_driver));
         Ok(Response::new(Box::pin(ReceiverStream::new(from_driver).map(Ok))))
     }

@@ -294,6 +294,20 @@ impl PartitionCore {
         staff.places.insert(place.conversation.clone(), place);
     }
 
+    /// The link a connection stands on: this one, or (a POST that another node got) the one of the node it names, if the
+    /// connection is that user's.
+    fn link_of(&self, cx: &Cx, link: LinkId, (node, connection): (u64, u64), user: &str) -> Option<LinkId> {
+        if node == 0 || cx.links.node_of(link) == Some(node) {
+            return Some(link);
+        }
+        let other = cx.links.of_node(node)?;
+        let owner = match self.routes.get(&(other, connection))? {
+            Home::Customer(slot) => self.slots.get(*slot)?.name(),
+            Home::Staff(id) => self.staff[*id as usize].as_deref()?.user.as_str(),
+        };
+        (owner == user).then_some(other)
+    }
+
     /// The slot of a conversation as one of this connection's.
     fn slot_of(&self, link: LinkId, connection: u64, conversation: &str) -> Option<u32> {
         let named = |slot: &u32| self.slots.get(*slot).is_some_and(|c| c.name() == conversation);
@@ -309,6 +323,7 @@ impl PartitionCore {
             cx.stats.refused_generation += 1;
             return;
         }
+        let Some(link) = self.link_of(cx, link, (a.node, a.connection), &a.user) else { return };
         let Some(slot) = self.slot_of(link, a.connection, &a.conversation) else { return };
         let Some(mut conv) = self.slots.take(slot) else { return };
         if let Some(i) = conv.cursor_of(link, a.connection) {
@@ -347,6 +362,7 @@ impl PartitionCore {
 
     /// To the other side, if the sender may speak here.
     pub(crate) fn typing(&mut self, cx: &mut Cx, link: LinkId, t: Typing) {
+        let Some(link) = self.link_of(cx, link, (t.node, t.connection), &t.user) else { return };
         let Some(slot) = self.slot_of(link, t.connection, &t.conversation) else { return };
         let Some(conv) = self.slots.get(slot) else { return };
         let (Some(state), Some(i)) = (&conv.state, conv.cursor_of(link, t.connection)) else { return };

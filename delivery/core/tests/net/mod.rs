@@ -551,6 +551,7 @@ impl Net {
                     conversation: conversation.clone(),
                     recv: s.recv,
                     read: s.read,
+                    ..Acked::default()
                 }
             })
             .collect();
@@ -727,5 +728,26 @@ impl Net {
             }
         }
         state
+    }
+}
+
+impl Net {
+    pub fn answer_all(&mut self) {
+        while self.answer_one(0) {}
+    }
+
+    /// Retention takes the first `n` events of a conversation.
+    pub fn forget_rows(&mut self, customer: &str, n: usize) {
+        if let Some(rows) = self.rows.get_mut(&key(customer)) {
+            rows.drain(..n);
+        }
+    }
+
+    /// The marks of the last record of watermarks.
+    pub fn last_marks(&self) -> Option<wire::record::Mark> {
+        self.log.iter().rev().find_map(|entry| {
+            let decoded = codec::decode(entry.key.as_ref(), entry.value.as_ref(), P, 1).ok()?;
+            decoded.record.marks?.marks.first().cloned()
+        })
     }
 }

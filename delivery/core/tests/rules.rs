@@ -1,0 +1,672 @@
+//! One test for each rule of pushing, registering, watermarks and sessions, in a network of one or two workers.
+
+mod net;
+
+use bytes::Bytes;
+use net::Net;
+use wire::limits;
+use wire::link::from_node::Item as In;
+use wire::link::{Acked, Ask, Typing, Unregister};
+use wire::record::{Audience, Role, SessionState, desk_record::Input};
+use wire::{CloseCode, Offset};
+
+/// Alice's phone, and a worker that owns the partition.
+fn one_customer() -> (Net, usize) {
+    let mut net = Net::new();
+    let phone = net.device(1, "alice", Role::Customer, "phone");
+    net.take_over(0);
+    net.register(phone);
+    net.settle();
+    (net, phone)
+}
+
+fn seqs(net: &Net, d: usize, conversation: &str) -> Vec<u64> {
+    net.seen(d, conversation).events.iter().map(|e| e.0).collect()
+}
+
+fn frames(net: &Net, d: usize, kind: &str) -> Vec<String> {
+    let begins = format!("{{\"{kind}\"");
+    net.devices[d].frames.iter().filter(|f| f.starts_with(&begins)).cloned().collect()
+}
+
+#[test]
+fn the_sender_gets_placed_and_the_other_devices_the_event() {
+    let (mut net, phone) = one_customer();
+    let laptop = net.device(2, "alice", Role::Customer, "laptop");
+    net.register(laptop);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.settle();
+    assert_eq!(seqs(&net, phone, "alice"), [1]);
+    assert_eq!(seqs(&net, laptop, "alice"), [1]);
+    // A wanted session is a change of state: told after the event to both.
+    for d in [phone, laptop] {
+        assert!(frames(&net, d, "conversation").last().unwrap().contains(r#""state":"wanted""#));
+    }
+}
+
+#[test]
+fn a_new_customer_is_told_of_an_idle_conversation_at_0() {
+    let (net, phone) = one_customer();
+    assert_eq!(
+        frames(&net, phone, "conversation"),
+        [r#"{"conversation":{"conversation":"alice","last_seq":0,"recv":0,"read":0,"state":"idle"}}"#]
+    );
+}
+
+#[test]
+fn without_since_a_connection_is_live_from_the_head_and_with_it_from_there() {
+    let (mut net, _) = one_customer();
+    for _ in 0..5 {
+        net.say("alice", Role::Agent, "bo", None);
+    }
+    net.settle();
+    let laptop = net.device(2, "alice", Role::Customer, "laptop");
+    net.register(laptop);
+    let tablet = net.device(2, "alice", Role::Customer, "tablet");
+    net.devices[tablet].since = vec![("alice".into(), 3)];
+    net.register(tablet);
+    net.settle();
+    assert!(seqs(&net, laptop, "alice").is_empty());
+    assert_eq!(seqs(&net, tablet, "alice"), [4, 5]);
+}
+
+#[test]
+fn what_is_not_in_memory_is_read_from_the_store_page_by_page() {
+    let mut net = Net::new();
+    for _ in 0..700 {
+        net.say("alice", Role::Agent, "bo", None);
+    }
+    net.persist(700);
+    net.take_over(0);
+    let phone = net.device(1, "alice", Role::Customer, "phone");
+    net.devices[phone].since = vec![("alice".into(), 0)];
+    net.register(phone);
+    net.settle();
+    assert_eq!(seqs(&net, phone, "alice"), (1..=700).collect::<Vec<_>>());
+}
+
+#[test]
+fn too_far_behind_is_reset_to_what_is_stored_and_goes_on_with_what_is_not() {
+    let mut net = Net::new();
+    for _ in 0..1_500 {
+        net.say("alice", Role::Agent, "bo", None);
+    }
+    net.persist(1_490);
+    net.take_over(0);
+    let phone = net.device(1, "alice", Role::Customer, "phone");
+    net.devices[phone].since = vec![("alice".into(), 2)];
+    net.read(usize::MAX / 2);
+    net.settle();
+    net.register(phone);
+    net.settle();
+    assert!(net.devices[phone].frames.contains(&"reset 1490".to_owned()));
+    assert_eq!(seqs(&net, phone, "alice"), (1_491..=1_500).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_hole_that_retention_left_is_a_reset() {
+    let mut net = Net::new();
+    for _ in 0..20 {
+        net.say("alice", Role::Agent, "bo", None);
+    }
+    net.persist(20);
+    net.forget_rows("alice", 10);
+    net.take_over(0);
+    let phone = net.device(1, "alice", Role::Customer, "phone");
+    net.devices[phone].since = vec![("alice".into(), 2)];
+    net.register(phone);
+    net.settle();
+    assert!(net.devices[phone].frames.contains(&"reset 20".to_owned()));
+}
+
+#[test]
+fn a_place_above_the_head_waits_for_the_logs_end_and_is_rewound_only_then() {
+    let mut net = Net::new();
+    let phone = net.device(1, "alice", Role::Customer, "phone");
+    let laptop = net.device(1, "alice", Role::Customer, "laptop");
+    net.devices[phone].since = vec![("alice".into(), 4)];
+    net.devices[laptop].since = vec![("alice".into(), 9)];
+    for _ in 0..6 {
+        net.say("alice", Role::Agent, "bo", None);
+    }
+    net.take_over(0);
+    net.register(phone);
+    net.register(laptop);
+    while net.answer_one(0) {}
+    net.read(3);
+    net.take_sends();
+    while net.answer_one(0) {}
+    net.take_sends();
+    assert!(net.devices[phone].frames.is_empty() && net.devices[laptop].frames.is_empty());
+    net.settle();
+    assert_eq!(seqs(&net, phone, "alice"), [5, 6]);
+    assert!(net.devices[laptop].frames.contains(&"rewind 6".to_owned()));
+    assert!(!net.devices[phone].frames.iter().any(|f| f.starts_with("rewind")));
+}
+
+#[test]
+fn a_window_of_events_stops_pushes_until_acks_come_and_closes_after_30_s() {
+    let (mut net, phone) = one_customer();
+    for _ in 0..200 {
+        net.say("alice", Role::Agent, "bo", None);
+    }
+    net.read(500);
+    net.take_sends();
+    assert_eq!(seqs(&net, phone, "alice").len(), limits::PUSH_WINDOW_EVENTS);
+    net.tick(20_000);
+    net.ack(phone, 100);
+    net.take_sends();
+    assert_eq!(seqs(&net, phone, "alice").len(), 128 + 28);
+    net.tick(20_000);
+    net.take_sends();
+    assert_eq!(net.devices[phone].closed, None);
+    net.tick(10_001);
+    net.take_sends();
+    assert_eq!(net.devices[phone].closed, Some(CloseCode::TooSlow.number().into()));
+}
+
+#[test]
+fn placed_needs_no_window() {
+    let (mut net, phone) = one_customer();
+    for _ in 0..300 {
+        net.say("alice", Role::Customer, "alice", Some(phone));
+    }
+    net.read(500);
+    net.take_sends();
+    assert_eq!(seqs(&net, phone, "alice").len(), 300);
+}
+
+#[test]
+fn a_full_link_stops_its_cursors_only_and_they_go_on_when_it_has_room() {
+    let (mut net, _) = one_customer();
+    let n = 120;
+    let customers: Vec<String> = (0..n).map(|c| format!("c{c}")).collect();
+    let devices: Vec<usize> = customers.iter().map(|c| net.device(1, c, Role::Customer, "")).collect();
+    for d in &devices {
+        net.register(*d);
+    }
+    net.settle();
+    for _ in 0..100 {
+        for c in &customers {
+            net.say(c, Role::Agent, "bo", None);
+        }
+    }
+    net.read(usize::MAX / 2);
+    assert!(net.workers[0].queued_items() <= limits::LINK_QUEUE_ITEMS + 200);
+    net.sends_batch = 64;
+    net.settle();
+    for (d, c) in devices.iter().zip(&customers) {
+        assert_eq!(seqs(&net, *d, c).len(), 100);
+    }
+}
+
+#[test]
+fn a_dropped_repeat_is_answered_placed_when_the_cursor_is_past_its_seq() {
+    let (mut net, phone) = one_customer();
+    net.say_with("alice", Role::Customer, "alice", Some(phone), "m1", Audience::Everyone);
+    net.settle();
+    net.say_with("alice", Role::Customer, "alice", Some(phone), "m1", Audience::Everyone);
+    net.settle();
+    assert_eq!(seqs(&net, phone, "alice"), [1]);
+    let placed = frames(&net, phone, "placed");
+    assert_eq!(placed.len(), 1);
+    assert!(placed[0].contains(r#""id":"m1","conversation":"alice","seq":1"#));
+    // Its connection is gone: nobody is told.
+    net.say_with("alice", Role::Customer, "alice", Some(phone), "m1", Audience::Everyone);
+    net.unregister(phone);
+    net.settle();
+    assert_eq!(frames(&net, phone, "placed").len(), 1);
+}
+
+#[test]
+fn an_agent_is_attached_before_the_sessions_first_event_and_let_go_with_the_detaching_one() {
+    let (mut net, phone) = one_customer();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    net.register(bo);
+    net.say("alice", Role::Agent, "bot", None);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", None);
+    net.say("alice", Role::Agent, "bot", None);
+    net.settle();
+    // 1 was before the session; 2 made it wanted; 5 closed it.
+    assert_eq!(seqs(&net, bo, "alice"), [2, 3, 4, 5]);
+    assert!(!net.seen(bo, "alice").attached);
+    let told = frames(&net, bo, "conversation");
+    assert!(told.first().unwrap().contains(r#""state":"active","agent":"bo""#));
+    assert!(told.last().unwrap().contains(r#""state":"idle""#));
+    // Attached again, it goes on where it stopped.
+    net.decide("alice", Some("bo"));
+    net.settle();
+    assert_eq!(seqs(&net, bo, "alice"), [2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn an_agent_that_connects_finds_its_open_sessions_live_from_the_head() {
+    let (mut net, phone) = one_customer();
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.settle();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    net.register(bo);
+    net.settle();
+    assert!(net.seen(bo, "alice").attached);
+    assert!(seqs(&net, bo, "alice").is_empty());
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.settle();
+    assert_eq!(seqs(&net, bo, "alice"), [3]);
+}
+
+#[test]
+fn an_agent_hears_the_close_it_missed_while_nobody_owned_the_partition() {
+    let (mut net, phone) = one_customer();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    net.register(bo);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.settle();
+    // The owner dies; the log and persistence go on without it.
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", None);
+    net.say("alice", Role::Agent, "bot", None);
+    net.persist(usize::MAX / 2);
+    net.take_over(1);
+    net.register(bo);
+    net.settle();
+    assert_eq!(seqs(&net, bo, "alice"), [1, 2, 3, 4]);
+    assert!(!net.seen(bo, "alice").attached);
+}
+
+#[test]
+fn staff_only_events_are_stubs_for_the_customer() {
+    let (mut net, phone) = one_customer();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    net.register(bo);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.say_with("alice", Role::Agent, "bo", None, "secret", Audience::Staff);
+    net.settle();
+    assert_eq!(net.seen(phone, "alice").events.last().unwrap().1, "hidden");
+    assert_eq!(net.seen(bo, "alice").events.last().unwrap().1, "secret");
+    // The same from the store.
+    net.persist(usize::MAX / 2);
+    net.take_over(1);
+    let laptop = net.device(1, "alice", Role::Customer, "laptop");
+    net.devices[laptop].since = vec![("alice".into(), 2)];
+    net.register(laptop);
+    net.settle();
+    assert_eq!(net.seen(laptop, "alice").events, [(3, "hidden".to_owned())]);
+}
+
+#[test]
+fn the_newer_of_two_connections_of_a_device_stays_and_a_fresh_one_may_rise_once() {
+    let (mut net, phone) = one_customer();
+    net.now_ms += 5;
+    let newer = net.device(2, "alice", Role::Customer, "phone");
+    net.register(newer);
+    net.settle();
+    assert_eq!(net.devices[phone].closed, Some(CloseCode::Replaced.number().into()));
+    // A fresh one whose node's clock is behind rises above.
+    let behind = net.device(1, "alice", Role::Customer, "phone");
+    net.devices[behind].rank = 5;
+    net.register(behind);
+    net.settle();
+    assert_eq!(net.devices[newer].closed, Some(CloseCode::Replaced.number().into()));
+    assert!(net.devices[behind].rank > net.devices[newer].rank);
+    // Registering again it may not.
+    let again = net.device(2, "alice", Role::Customer, "phone");
+    net.devices[again].rank = 6;
+    net.devices[again].fresh = false;
+    net.register(again);
+    net.settle();
+    assert_eq!(net.devices[again].closed, Some(CloseCode::Replaced.number().into()));
+    assert_eq!(net.devices[behind].closed, None);
+}
+
+#[test]
+fn without_a_device_connections_do_not_contest() {
+    let (mut net, _) = one_customer();
+    let a = net.device(1, "alice", Role::Customer, "");
+    let b = net.device(1, "alice", Role::Customer, "");
+    net.register(a);
+    net.register(b);
+    net.settle();
+    assert_eq!((net.devices[a].closed, net.devices[b].closed), (None, None));
+}
+
+#[test]
+fn unregistering_and_a_broken_link_remove_exactly_their_routes() {
+    let (mut net, phone) = one_customer();
+    let laptop = net.device(1, "alice", Role::Customer, "laptop");
+    let tablet = net.device(2, "alice", Role::Customer, "tablet");
+    net.register(laptop);
+    net.register(tablet);
+    net.settle();
+    let connection = net.devices[laptop].connection;
+    // Another node's word about it counts for nothing.
+    net.item(tablet, In::Unregister(Unregister { connection }));
+    assert_eq!(net.workers[0].routes(), 3);
+    net.unregister(laptop);
+    assert_eq!(net.workers[0].routes(), 2);
+    net.drop_link(1);
+    assert_eq!(net.workers[0].routes(), 1);
+    net.say("alice", Role::Agent, "bo", None);
+    net.settle();
+    assert!(seqs(&net, phone, "alice").is_empty());
+    assert_eq!(seqs(&net, tablet, "alice"), [1]);
+}
+
+#[test]
+fn acks_are_clamped_to_what_was_pushed_and_refused_of_a_lower_generation() {
+    let (mut net, phone) = one_customer();
+    net.say("alice", Role::Agent, "bo", None);
+    net.read(10);
+    net.take_sends();
+    let acked = |net: &Net, generation| Acked {
+        partition: 0,
+        generation: Some(generation),
+        connection: net.devices[phone].connection,
+        conversation: "alice".into(),
+        recv: u64::MAX,
+        read: u64::MAX,
+        ..Acked::default()
+    };
+    let stale = acked(&net, wire::link::Generation { group: 0, announced: 99 });
+    net.item(phone, In::Acked(stale));
+    assert_eq!(net.workers[0].take_stats().refused_generation, 1);
+    let current = acked(&net, net.generation().into());
+    net.item(phone, In::Acked(current));
+    net.tick(1_100);
+    net.settle();
+    let marks = net.last_marks().unwrap();
+    assert_eq!((marks.customer_recv, marks.customer_read), (1, 1));
+}
+
+#[test]
+fn marks_are_one_record_a_second_and_the_other_side_hears_when_they_are_read_back() {
+    let (mut net, phone) = one_customer();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    let laptop = net.device(2, "alice", Role::Customer, "laptop");
+    net.register(bo);
+    net.register(laptop);
+    net.decide("alice", Some("bo"));
+    net.say("alice", Role::Agent, "bo", Some(bo));
+    net.say("alice", Role::Agent, "bo", Some(bo));
+    net.read(10);
+    net.answer_all();
+    net.take_sends();
+    net.ack(phone, 0);
+    let records = net.log.len();
+    net.tick(1_100);
+    net.take_actions();
+    assert_eq!(net.log.len(), records + 1);
+    assert!(frames(&net, bo, "receipt").is_empty());
+    net.read(10);
+    net.take_sends();
+    let receipt = r#"{"receipt":{"conversation":"alice","side":"customer","recv":3,"read":3}}"#;
+    assert_eq!(frames(&net, bo, "receipt"), [receipt]);
+    assert_eq!(frames(&net, laptop, "receipt"), [receipt]);
+    // The one that acked knows.
+    assert!(frames(&net, phone, "receipt").is_empty());
+    net.tick(1_100);
+    net.take_actions();
+    assert_eq!(net.log.len(), records + 1, "nothing rose");
+}
+
+#[test]
+fn marks_survive_a_take_over_and_are_told_with_the_conversation() {
+    let (mut net, phone) = one_customer();
+    net.say("alice", Role::Agent, "bo", None);
+    net.settle();
+    net.tick(1_100);
+    net.settle();
+    net.persist(usize::MAX / 2);
+    net.take_over(1);
+    net.reconnect(phone, 2);
+    net.settle();
+    assert!(frames(&net, phone, "conversation").last().unwrap().contains(r#""recv":1,"read":1"#));
+}
+
+#[test]
+fn typing_goes_to_the_other_side_from_those_who_may_speak() {
+    let (mut net, phone) = one_customer();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    let cy = net.device(2, "cy", Role::Agent, "desk");
+    net.register(bo);
+    net.register(cy);
+    net.decide("alice", Some("bo"));
+    net.settle();
+    for d in [phone, bo, cy] {
+        let typing = Typing {
+            partition: 0,
+            connection: net.devices[d].connection,
+            conversation: "alice".into(),
+            ..Typing::default()
+        };
+        net.item(d, In::Typing(typing));
+    }
+    net.settle();
+    assert_eq!(
+        frames(&net, bo, "typing"),
+        [r#"{"typing":{"conversation":"alice","from":{"role":"customer","user":"alice"}}}"#]
+    );
+    assert_eq!(
+        frames(&net, phone, "typing"),
+        [r#"{"typing":{"conversation":"alice","from":{"role":"agent","user":"bo"}}}"#]
+    );
+    assert!(frames(&net, cy, "typing").is_empty());
+}
+
+#[test]
+fn who_may_speak_is_answered_from_memory_or_after_a_load_or_unknown_in_time() {
+    let (mut net, phone) = one_customer();
+    net.decide("alice", Some("bo"));
+    net.settle();
+    let ask = |ask, conversation: &str| {
+        In::Ask(Ask {
+            ask,
+            partition: 0,
+            tenant: "demo".into(),
+            conversation: conversation.into(),
+        })
+    };
+    net.item(phone, ask(1, "alice"));
+    net.item(phone, ask(2, "cold"));
+    net.item(phone, ask(3, "away"));
+    net.take_sends();
+    assert_eq!(net.answers.len(), 1);
+    assert_eq!(net.answers[0].session.as_ref().unwrap().agent, "bo");
+    net.answer_one(0);
+    net.take_sends();
+    assert_eq!(net.answers.last().map(|a| (a.ask, a.known)), Some((2, true)));
+    net.tick(2_001);
+    net.take_sends();
+    assert_eq!(net.answers.last().map(|a| (a.ask, a.known)), Some((3, false)));
+}
+
+#[test]
+fn a_notice_goes_to_the_connection_that_asked_or_to_all_of_the_customers() {
+    let (mut net, phone) = one_customer();
+    let laptop = net.device(2, "alice", Role::Customer, "laptop");
+    net.register(laptop);
+    net.settle();
+    net.notice("alice", Some(phone), r#"{"done":{"id":"1"}}"#);
+    net.notice("alice", None, r#"{"queue":{"conversation":"alice","position":1}}"#);
+    net.settle();
+    assert_eq!(frames(&net, phone, "done").len(), 1);
+    assert!(frames(&net, laptop, "done").is_empty());
+    assert_eq!(frames(&net, phone, "queue").len() + frames(&net, laptop, "queue").len(), 2);
+}
+
+#[test]
+fn a_wanted_session_is_asked_for_at_once_and_every_2_s_until_it_is_not_wanted() {
+    let (mut net, phone) = one_customer();
+    let wanted = |net: &Net| net.desk.iter().filter(|r| matches!(r.input, Some(Input::Wanted(_)))).count();
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.settle();
+    assert_eq!(wanted(&net), 1);
+    net.tick(1_900);
+    net.take_actions();
+    assert_eq!(wanted(&net), 1);
+    net.tick(200);
+    net.take_actions();
+    assert_eq!(wanted(&net), 2);
+    // An heir asks too.
+    net.persist(usize::MAX / 2);
+    net.take_over(1);
+    net.settle();
+    assert_eq!(wanted(&net), 3);
+    net.tick(2_100);
+    net.take_actions();
+    assert_eq!(wanted(&net), 4);
+    net.decide("alice", Some("bo"));
+    net.settle();
+    net.tick(5_000);
+    net.take_actions();
+    assert_eq!(wanted(&net), 4);
+}
+
+#[test]
+fn the_first_reply_is_told_at_once_and_activity_every_30_s() {
+    let (mut net, phone) = one_customer();
+    let told = |net: &Net| -> Vec<(bool, bool)> {
+        let activity = |r: &wire::record::DeskRecord| match &r.input {
+            Some(Input::Activity(a)) => Some((a.first_reply, a.by_agent)),
+            _ => None,
+        };
+        net.desk.iter().filter_map(activity).collect()
+    };
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.say("alice", Role::Agent, "bo", None);
+    net.say("alice", Role::Agent, "bo", None);
+    net.settle();
+    assert_eq!(told(&net), [(true, true)]);
+    net.tick(30_001);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.settle();
+    assert_eq!(told(&net), [(true, true), (false, false)]);
+}
+
+#[test]
+fn only_what_is_stored_leaves_memory_and_a_spent_budget_stops_reading() {
+    let mut net = Net::with_budget(300_000);
+    net.take_over(0);
+    for n in 0..400 {
+        net.say(&format!("c{n}"), Role::Agent, "bo", None);
+    }
+    net.read(400);
+    net.answer_all();
+    net.tick(50);
+    net.take_actions();
+    assert!(net.paused, "{:?}", net.workers[0].residents());
+    assert_eq!(net.workers[0].residents().0, 400);
+    net.persist(400);
+    net.hear_committed();
+    net.tick(50);
+    net.tick(50);
+    net.take_actions();
+    assert!(!net.paused);
+    assert_eq!(net.workers[0].residents(), (0, 0));
+}
+
+#[test]
+fn an_open_session_and_a_connection_keep_a_conversation_in_memory() {
+    let (mut net, phone) = one_customer();
+    net.say("bert", Role::Customer, "bert", None);
+    net.say("carol", Role::Agent, "bo", None);
+    net.settle();
+    net.persist(usize::MAX / 2);
+    net.hear_committed();
+    net.tick(130_000);
+    assert_eq!(net.workers[0].residents().0, 2, "alice is connected, bert wants somebody");
+    net.unregister(phone);
+    net.tick(130_000);
+    assert_eq!(net.workers[0].residents().0, 1);
+}
+
+#[test]
+fn an_idle_connection_with_its_conversation_is_counted_small() {
+    let mut net = Net::new();
+    net.take_over(0);
+    for n in 0..1_000 {
+        let d = net.device(1, &format!("customer-{n}"), Role::Customer, "phone");
+        net.register(d);
+    }
+    net.settle();
+    let (count, bytes) = net.workers[0].residents();
+    assert_eq!(count, 1_000);
+    assert!(bytes / count <= 800);
+}
+
+#[test]
+fn a_state_applied_beyond_the_logs_end_stops_the_partition() {
+    let mut net = Net::new();
+    for _ in 0..5 {
+        net.say("alice", Role::Agent, "bo", None);
+    }
+    net.persist(5);
+    net.log.truncate(2);
+    net.committed = 2;
+    net.take_over(0);
+    let phone = net.device(1, "alice", Role::Customer, "phone");
+    net.register(phone);
+    net.settle();
+    assert_eq!(net.stopped.len(), 1, "{:?}", net.stopped);
+}
+
+#[test]
+fn what_cannot_be_decoded_and_repeated_offsets_are_passed_over() {
+    let (mut net, phone) = one_customer();
+    net.log.push(delivery_core::Entry {
+        offset: Offset(0),
+        at_ms: 1,
+        key: Some(Bytes::from_static(b"x")),
+        value: Some(Bytes::from_static(b"\xff\xff")),
+    });
+    net.read(1);
+    net.workers[0].handle_records(net.now_ms, net::P, [net.log[0].clone()]);
+    let stats = net.workers[0].take_stats();
+    assert_eq!((stats.records, stats.dropped), (1, 1));
+    net.log.clear();
+    assert!(seqs(&net, phone, "alice").is_empty());
+}
+
+#[test]
+fn the_state_of_a_session_is_the_truth_after_everything() {
+    let (mut net, phone) = one_customer();
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.settle();
+    assert_eq!(net.state_of("alice").session_state(), SessionState::SessionActive);
+    assert!(frames(&net, phone, "conversation").last().unwrap().contains(r#""state":"active","agent":"bo""#));
+}
+
+#[test]
+fn an_ack_may_come_through_another_node_for_the_connections_own_user_only() {
+    let (mut net, phone) = one_customer();
+    let other = net.device(2, "bert", Role::Customer, "phone");
+    net.register(other);
+    net.say("alice", Role::Agent, "bo", None);
+    net.read(10);
+    net.answer_all();
+    net.take_sends();
+    for user in ["bert", "alice"] {
+        let acked = Acked {
+            partition: 0,
+            generation: Some(net.generation().into()),
+            connection: net.devices[phone].connection,
+            conversation: "alice".into(),
+            recv: 1,
+            read: 0,
+            node: 1,
+            user: user.into(),
+        };
+        net.item(other, In::Acked(acked));
+        net.tick(1_100);
+        net.take_actions();
+        assert_eq!(net.last_marks().map(|m| m.customer_recv), (user == "alice").then_some(1));
+    }
+}

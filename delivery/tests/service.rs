@@ -1,0 +1,216 @@
+//! The service on the embedded log and store: from log to link, over both kinds of link, through hand-overs, contested
+//! ownership, a store that is away, and stopping loudly where log and store disagree.
+
+mod support;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ordered_log::{Log, append};
+use prost::Message;
+use support::{Incoming, Node, SOON, World, eventually, key, partition, text, topics};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use wire::link::from_node::Item as In;
+use wire::link::from_worker::Item;
+use wire::link::link_client::LinkClient;
+use wire::link::{Acked, Unregister};
+use wire::record::{Owner, Record};
+use wire::{Offset, Partition};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_goes_from_the_log_to_the_connections_and_its_ack_back_to_the_log() {
+    let world = World::new().await;
+    let running = world.start("w1");
+    let mut node = Node::attach(7, &running.handle).await;
+    let generation = node.register("alice", 70, None).await;
+    node.register("alice", 71, None).await;
+    world.say("alice", "m1", Some((7, 70))).await;
+    let (mut placed, mut event) = (None, None);
+    for _ in 0..2 {
+        let Item::Push(push) = node.next(|i| matches!(i, Item::Push(_))).await else { unreachable!() };
+        assert_eq!(push.seq, 1);
+        let slot = if push.connections == [70] { &mut placed } else { &mut event };
+        *slot = Some(text(&push.frame));
+    }
+    assert!(placed.unwrap().starts_with(r#"{"placed":{"id":"m1","conversation":"alice","seq":1"#));
+    assert!(event.unwrap().contains(r#""message":{"text":"m1"}"#));
+    let acked = Acked {
+        partition: partition("alice").0,
+        generation: Some(generation.into()),
+        connection: 71,
+        conversation: "alice".into(),
+        recv: 1,
+        read: 1,
+        ..Acked::default()
+    };
+    node.send(In::Acked(acked)).await;
+    let at = world.at(partition("alice"));
+    eventually("the marks are in the log", async || {
+        let records = world.log.read(&at, Offset(0), 100, 1 << 20).await.unwrap();
+        records.iter().any(|r| {
+            let record = Record::decode(r.value.clone().unwrap()).unwrap();
+            record.marks.is_some_and(|m| m.marks[0].customer_read == 1)
+        })
+    })
+    .await;
+    let Item::Frame(receipt) = node.next(|i| matches!(i, Item::Frame(_))).await else { unreachable!() };
+    assert_eq!(receipt.connections, [70]);
+    assert_eq!(text(&receipt.frame), r#"{"receipt":{"conversation":"alice","side":"customer","recv":1,"read":1}}"#);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_desk_is_asked_again_while_a_session_is_wanted() {
+    let world = World::new().await;
+    let running = world.start("w1");
+    let mut node = Node::attach(7, &running.handle).await;
+    node.register("alice", 70, None).await;
+    world.say("alice", "m1", None).await;
+    let at = ordered_log::TopicPartition {
+        topic: topics().desk().into(),
+        partition: topics().desk_partition_of(&key("alice").tenant),
+    };
+    eventually("asked twice", async || world.log.read(&at, Offset(0), 100, 1 << 20).await.unwrap().len() >= 2).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_worker_goes_on_where_the_first_stopped_with_what_is_stored_and_what_is_not() {
+    let world = World::new().await;
+    let first = world.start("w1");
+    let mut node = Node::attach(7, &first.handle).await;
+    let before = node.register("alice", 70, None).await;
+    for n in 1..=3 {
+        world.say("alice", &format!("m{n}"), None).await;
+        assert_eq!(node.push().await.0, n);
+    }
+    world.persist(partition("alice")).await;
+    world.say("alice", "m4", None).await;
+    assert_eq!(node.push().await.0, 4);
+    first.stop().await;
+    assert!(node.try_next(|i| matches!(i, Item::NotOwner(_))).await.is_some());
+
+    let second = world.start("w2");
+    let mut node = Node::attach(7, &second.handle).await;
+    let after = node.register("alice", 70, Some(1)).await;
+    assert!(after > before, "{after} is not above {before}");
+    for n in 2..=4 {
+        let (seq, frame) = node.push().await;
+        assert_eq!(seq, n);
+        assert!(frame.contains(&format!("\"m{n}\"")), "{frame}");
+    }
+    world.say("alice", "m5", None).await;
+    assert_eq!(node.push().await.0, 5);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_hears_anothers_announcement_but_can_commit_announces_again() {
+    let world = World::new().await;
+    let running = world.start("w1");
+    let mut node = Node::attach(7, &running.handle).await;
+    let before = node.register("alice", 70, None).await;
+    let ghost = Owner {
+        partition: partition("alice").0,
+        worker: "ghost".into(),
+        worker_incarnation: 666,
+        group_generation: before.group,
+        ..Owner::default()
+    };
+    let producer = world.log.producer().await.unwrap();
+    let ghost_key = Some(Bytes::from(ghost.partition.to_string()));
+    let said = append(&*producer, topics().owners().into(), Partition(0), ghost_key, Some(ghost.encode_to_vec().into()));
+    let said = said.await.unwrap().offset;
+    let mut connection = 71;
+    eventually("it is announced above the ghost", async || {
+        connection += 1;
+        node.register("alice", connection, None).await.announced > said.0
+    })
+    .await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_holds_up_cold_conversations_only() {
+    let world = World::new().await;
+    // Two conversations of one partition.
+    let cold = (0..).map(|n| format!("cold{n}")).find(|c| partition(c) == partition("alice")).unwrap();
+    let running = world.start("w1");
+    let mut node = Node::attach(7, &running.handle).await;
+    node.register("alice", 70, None).await;
+    node.next(|i| matches!(i, Item::Conversation(_))).await;
+    world.store.away.store(true, Ordering::Relaxed);
+    node.register(&cold, 71, None).await;
+    world.say(&cold, "c1", None).await;
+    world.say("alice", "m1", None).await;
+    let (_, frame) = node.push().await;
+    assert!(frame.contains("m1"), "{frame}");
+    world.store.away.store(false, Ordering::Relaxed);
+    let Item::Conversation(begun) = node.next(|i| matches!(i, Item::Conversation(_))).await else { unreachable!() };
+    assert_eq!(begun.connections.len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_committed_offset_beyond_the_log_stops_the_partition_loudly() {
+    let world = World::new().await;
+    world.say("alice", "m1", None).await;
+    world.commit_persistence(partition("alice"), Offset(50)).await;
+    let running = world.start("w1");
+    eventually("health says so", async || {
+        world.health.troubles().iter().any(|(name, why)| *name == "delivery" && why.contains("50"))
+    })
+    .await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_grpc_the_link_is_the_same_and_its_end_removes_its_routes() {
+    let world = World::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let running = world.start_with("w1", |service| service.with_link_server(listener, None));
+    let dial = async |id: u64| {
+        let mut client = LinkClient::connect(address.clone()).await.unwrap();
+        let (sender, receiver) = mpsc::channel(8);
+        let stream = client.attach(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let node = Node {
+            id,
+            sender,
+            receiver: Incoming::Remote(Box::new(stream)),
+            seen: Default::default(),
+        };
+        node.hello().await;
+        node
+    };
+    let mut node = dial(7).await;
+    node.register("alice", 70, None).await;
+    world.say("alice", "m1", Some((7, 70))).await;
+    let (seq, frame) = node.push().await;
+    assert_eq!(seq, 1);
+    assert!(frame.starts_with(r#"{"placed""#));
+    drop(node);
+    let mut node = dial(8).await;
+    node.register("alice", 80, Some(0)).await;
+    let (seq, frame) = node.push().await;
+    assert_eq!(seq, 1);
+    assert!(frame.starts_with(r#"{"event""#));
+    node.send(In::Unregister(Unregister { connection: 80 })).await;
+    running.stop().await;
+    let ended = tokio::time::timeout(SOON, node.try_next(|_| false)).await.unwrap();
+    assert!(ended.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_node_is_given_up_and_one_that_is_heard_gets_heartbeats() {
+    let world = World::new().await;
+    let running = world.start("w1");
+    let mut node = Node::attach(7, &running.handle).await;
+    node.next(|i| matches!(i, Item::Heartbeat(_))).await;
+    tokio::time::sleep(Duration::from_millis(wire::limits::LINK_TIMEOUT_MS)).await;
+    assert!(node.try_next(|i| !matches!(i, Item::Heartbeat(_) | Item::Hello(_))).await.is_none());
+    running.stop().await;
+}
