@@ -61,6 +61,9 @@ pub struct ConnectionTask<S> {
     /// A frame that waits for the owner's answer. Nothing is read meanwhile, so frames keep their order.
     asking: Option<Asking>,
     flushing: bool,
+    /// Nothing more can be understood. The socket stays open unread for a moment: closed at once, its reset could overtake the
+    /// close that says why.
+    deaf: bool,
     /// The close was written; the peer may still say goodbye.
     leaving: Option<Pin<Box<Sleep>>>,
 }
@@ -73,6 +76,7 @@ impl<S: FrameStream> ConnectionTask<S> {
             node,
             asking: None,
             flushing: false,
+            deaf: false,
             leaving: None,
         }
     }
@@ -80,6 +84,9 @@ impl<S: FrameStream> ConnectionTask<S> {
     /// Ready: the peer is gone.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..FRAMES_PER_WAKE {
+            if self.deaf {
+                return Poll::Pending;
+            }
             if let Some(asking) = &mut self.asking {
                 let Poll::Ready((frame, conversation, access)) = asking.as_mut().poll(cx) else {
                     return Poll::Pending;
@@ -90,7 +97,7 @@ impl<S: FrameStream> ConnectionTask<S> {
             match self.stream.poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Incoming::Gone) => return Poll::Ready(()),
-                Poll::Ready(_) if self.leaving.is_some() => {}
+                Poll::Ready(Incoming::Frame(_) | Incoming::Heard | Incoming::Bad(_)) if self.leaving.is_some() => {}
                 Poll::Ready(Incoming::Frame(bytes)) => self.handle(&bytes),
                 Poll::Ready(Incoming::Heard) => {
                     self.conn.session().handle_heard(self.node.clock.now_ms());
@@ -99,7 +106,10 @@ impl<S: FrameStream> ConnectionTask<S> {
                     let step = self.node.step(&self.conn, Err(why.to_owned()));
                     self.carry_out(step, &Bytes::new());
                 }
-                Poll::Ready(Incoming::TooLarge) => self.conn.session().close(CloseCode::TooLarge),
+                Poll::Ready(Incoming::TooLarge) => {
+                    self.deaf = true;
+                    self.conn.session().close(CloseCode::TooLarge);
+                }
             }
         }
         cx.waker().wake_by_ref();

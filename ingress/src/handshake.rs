@@ -43,6 +43,10 @@ pub async fn run<S: FrameStream>(
     node.meters.closed(Some(code));
     let farewell = async {
         if stream.start_close(code) && poll_fn(|cx| stream.poll_flush(cx)).await {
+            // A stream that cannot be understood any more is not read: closed at once, its reset could overtake the close.
+            if code == CloseCode::TooLarge {
+                std::future::pending::<()>().await;
+            }
             while !matches!(poll_fn(|cx| stream.poll_next(cx)).await, Incoming::Gone) {}
         }
     };
