@@ -15,9 +15,20 @@ pub enum PageError {
         conversation: String,
         status: u16,
         problem: String,
+        /// When the server wants to be asked again, if it says so.
+        retry_after_ms: Option<u64>,
     },
     #[error("history of {conversation}: {why}")]
     Shape { conversation: String, why: String },
+}
+
+/// How often one page is asked for again when the server says when.
+const RETRIES_MAX: u64 = 50;
+
+/// RFC 9457, as far as it matters here.
+#[derive(serde::Deserialize)]
+struct Problem {
+    retry_after_ms: Option<u64>,
 }
 
 /// One page, rising.
@@ -72,6 +83,7 @@ impl Pages {
                 conversation: conversation.to_owned(),
                 status,
                 problem: String::from_utf8_lossy(&bytes).chars().take(300).collect(),
+                retry_after_ms: serde_json::from_slice::<Problem>(&bytes).ok().and_then(|p| p.retry_after_ms),
             });
         }
         read_page(&bytes).map_err(|why| PageError::Shape {
@@ -80,12 +92,22 @@ impl Pages {
         })
     }
 
-    /// Everything after `after` up to `upto` or the end, page by page.
+    /// Everything after `after` up to `upto` or the end, page by page; waits when it is told to.
     pub async fn all(&self, token: &str, conversation: &str, after: u64, upto: u64) -> Result<Vec<Event>, PageError> {
         let mut all = Vec::new();
         let mut at = after;
+        let mut retries = 0;
         while at < upto {
-            let page = self.after(token, conversation, at, wire::limits::PAGE_EVENTS_MAX).await?;
+            let asked = self.after(token, conversation, at, wire::limits::PAGE_EVENTS_MAX).await;
+            if let Err(PageError::Status { retry_after_ms: Some(wait_ms), .. }) = &asked
+                && retries < RETRIES_MAX
+            {
+                retries += 1;
+                tokio::time::sleep(std::time::Duration::from_millis((*wait_ms).max(20 * retries))).await;
+                continue;
+            }
+            let page = asked?;
+            retries = 0;
             let Some(last) = page.events.last() else { break };
             at = last.seq;
             all.extend(page.events.into_iter().filter(|e| e.seq <= upto));
