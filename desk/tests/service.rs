@@ -562,3 +562,57 @@ async fn snapshots_of_another_log_stop_the_partition() {
     );
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_zombies_older_snapshot_is_overwritten_by_the_owner() {
+    let log = a_log().await;
+    let running = Running::start(log.clone());
+    agent(&log, "demo", "bo", 1).await;
+    put(
+        &log,
+        "demo",
+        act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#),
+    )
+    .await;
+    until("the desk commits", || async {
+        log.committed(&topics().desk_group(), &[desk_place("demo")])
+            .await
+            .unwrap()[0]
+            .is_some_and(|o| o.0 >= 3)
+    })
+    .await;
+    let mut zombie = desk_core::Desk::new(Tenant::new("demo").unwrap());
+    let early = wire::Position::new(Epoch(1), Offset(0));
+    zombie.apply(
+        early,
+        0,
+        &DeskRecord {
+            version: 1,
+            input: Some(Input::Tick(wire::record::Tick {})),
+        },
+    );
+    let at = TopicPartition {
+        topic: topics().desk_snapshots().into(),
+        partition: desk_place("demo").partition,
+    };
+    let producer = log.producer().await.unwrap();
+    let appended = append(
+        &*producer,
+        at.topic.clone(),
+        at.partition,
+        Some("demo".into()),
+        Some(zombie.snapshot()),
+    )
+    .await;
+    let zombie_at = appended.unwrap().offset;
+    until("the owner's stands behind it", || async {
+        let all = log.read(&at, zombie_at.next(), 100, 10_000_000).await.unwrap();
+        let last = all
+            .iter()
+            .rev()
+            .find_map(|r| desk_core::Desk::restore(r.value.as_ref()?).ok());
+        last.is_some_and(|desk| desk.sessions().contains_key("alice"))
+    })
+    .await;
+    running.stop().await;
+}

@@ -387,3 +387,66 @@ async fn set_back(log: &Arc<EmbeddedLog>) {
     consumer.control.close().await;
     assert_eq!(committed(log).await, [0; PARTITIONS as usize]);
 }
+
+#[tokio::test]
+async fn a_hand_over_while_the_store_is_away_leaves_the_rest_to_the_next_owner() {
+    let log = a_log().await;
+    let store = FaultyStore::new();
+    let first = Running::start(&log, store.clone());
+    say(&log, "alice", &message(true, "alice", "1", "before")).await;
+    until_committed(&log).await;
+    store.away.store(true, Ordering::Relaxed);
+    for i in 0..20u32 {
+        say(&log, "alice", &message(true, "alice", &format!("m{i}"), "meanwhile")).await;
+    }
+    until("the outage is felt", || !first.health.is_ready()).await;
+    let before = committed(&log).await;
+    first.stop().await;
+    assert_eq!(committed(&log).await, before);
+    store.away.store(false, Ordering::Relaxed);
+    let second = Running::start(&log, store.clone());
+    until_committed(&log).await;
+    assert_eq!(store.rows.lock().entries("alice").len(), 21);
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn an_outage_with_a_full_inbox_pauses_the_reading_and_ends_without_a_loss() {
+    let log = a_log().await;
+    let store = FaultyStore::new();
+    store.away.store(true, Ordering::Relaxed);
+    let running = Running::start(&log, store.clone());
+    let producer = log.producer().await.unwrap();
+    let partition = topics().partition_of(&key("alice"));
+    // Twice what a partition may hold unread.
+    let text = "x".repeat(1_000);
+    for i in 0..40_000u32 {
+        let value = wire::codec::encode(&message(true, "alice", &i.to_string(), &text));
+        let record = ordered_log::ToProduce {
+            topic: topics().messages().into(),
+            partition,
+            key: Some(key("alice").to_key()),
+            value: Some(value),
+            headers: Vec::new(),
+            token: 0,
+            reports: Arc::new(Nobody),
+        };
+        producer.produce(record).unwrap();
+        if i % 10_000 == 0 {
+            producer.flush(60_000).await;
+        }
+    }
+    producer.flush(60_000).await;
+    until("the outage is felt", || !running.health.is_ready()).await;
+    sleep(Duration::from_millis(300)).await;
+    store.away.store(false, Ordering::Relaxed);
+    until_committed(&log).await;
+    assert_eq!(store.rows.lock().events.len(), 40_000);
+    running.stop().await;
+}
+
+struct Nobody;
+
+impl ordered_log::Reports for Nobody {
+    fn report(&self, _: u64, _: Result<ordered_log::Appended, ordered_log::ProduceError>) {}
+}
