@@ -72,6 +72,7 @@ struct NodeLink {
     up: bool,
     heard_us: u64,
     sent_us: u64,
+    register_at_us: u64,
     dial_at_us: u64,
     register: Vec<(u32, u64)>,
     register_later: Vec<(u32, u64)>,
@@ -444,6 +445,7 @@ impl Node {
             up: false,
             heard_us: 0,
             sent_us: 0,
+            register_at_us: 0,
             dial_at_us: env.now_us,
             register: Vec::new(),
             register_later: Vec::new(),
@@ -810,10 +812,16 @@ impl Node {
             let Some(link) = l.link else { continue };
             if now_us > l.heard_us + limits::LINK_TIMEOUT_MS * MS {
                 silent.push(link);
-            } else if l.up && now_us >= l.sent_us + limits::LINK_HEARTBEAT_MS * MS {
-                l.sent_us = now_us;
+                continue;
+            }
+            // Whatever else passes over the link: who was told `NotOwner` asks again after a heartbeat's time.
+            if l.up && now_us >= l.register_at_us {
+                l.register_at_us = now_us + limits::LINK_HEARTBEAT_MS * MS;
                 let later = std::mem::take(&mut l.register_later);
                 l.register.extend(later);
+            }
+            if l.up && now_us >= l.sent_us + limits::LINK_HEARTBEAT_MS * MS {
+                l.sent_us = now_us;
                 l.items.push(FromNode {
                     item: Some(Item::Heartbeat(Heartbeat {})),
                 });

@@ -148,7 +148,12 @@ impl WorkerProc {
                 }
             }
             Input::Reported { token, report } => self.reported(env, now_ms, token, report),
-            Input::Committed { partition, fenced, .. } => self.proved(env, now_ms, partition, fenced),
+            Input::Committed {
+                partition,
+                token,
+                fenced,
+                ..
+            } => self.proved(env, now_ms, partition, (token, fenced)),
             Input::Offsets {
                 token, committed, end, ..
             } => self.offsets(env, now_ms, token, committed, end),
@@ -251,8 +256,15 @@ impl WorkerProc {
         env.ask_store(self.id, Ask::OpenSessions { partition }, token);
     }
 
-    /// A commit of ours was taken or refused.
-    fn proved(&mut self, env: &mut Env, now_ms: u64, partition: u32, fenced: bool) {
+    /// A commit of the ownership with this generation was taken or refused.
+    fn proved(&mut self, env: &mut Env, now_ms: u64, partition: u32, (generation, fenced): (u64, bool)) {
+        if self
+            .owned
+            .get(&partition)
+            .is_none_or(|o| o.group_generation != generation)
+        {
+            return;
+        }
         if fenced {
             if self.owned.remove(&partition).is_some() {
                 self.core.handle_lost(now_ms, Partition(partition));
@@ -521,7 +533,7 @@ impl WorkerProc {
             let token = self.wait(Waits::Committed { partition });
             env.ask_offsets(self.id, Group::Persistence, partition, token);
             let offset = self.core.position(Partition(partition)).unwrap_or(Offset::ZERO).0;
-            env.commit(self.id, Group::Delivery, generation, (partition, offset), 0);
+            env.commit(self.id, Group::Delivery, generation, (partition, offset), generation);
         }
         let _ = ASK_AGAIN_US;
     }
