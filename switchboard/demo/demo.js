@@ -409,7 +409,7 @@ class Pane {
         shown.button = make("button", "", "");
         shown.button.type = "button";
         shown.button.append(make("bdi", "", conversation));
-        shown.button.addEventListener("click", () => this.select(conversation));
+        shown.button.addEventListener("click", () => { this.chosen = true; this.select(conversation); });
         item.append(shown.button);
         this.parts.list.append(item);
         this.parts.nav.hidden = false;
@@ -558,7 +558,8 @@ class Pane {
   heard_conversation(c) {
     const shown = this.of(c.conversation);
     shown.state = c;
-    if (!this.current) this.select(c.conversation);
+    // The customer beside it, unless the person has chosen another.
+    if (!this.current || (!this.chosen && c.conversation === customer && shown !== this.current)) this.select(c.conversation);
     else if (shown === this.current) this.drawState();
   }
 

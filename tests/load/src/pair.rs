@@ -13,6 +13,8 @@ use crate::stats::Stats;
 
 /// Messages of one connection without answer; the server allows 128.
 pub const OPEN_MAX: usize = 100;
+/// Room for whoever waits already on the system under test: they come first, and this pair's customer must still find a place.
+pub const AGENT_CAPACITY: u32 = 1_000;
 /// A refusal that names no time.
 const RETRY_MS: u64 = 250;
 
@@ -231,7 +233,7 @@ impl Pair {
     }
 
     pub fn available(&mut self) {
-        let frame = client::frames::status(wire::frames::AgentState::Available, Some(1));
+        let frame = client::frames::status(wire::frames::AgentState::Available, Some(AGENT_CAPACITY));
         socket::text(&mut self.side(Who::Agent).out, &frame);
     }
 
@@ -399,6 +401,10 @@ impl Pair {
                 }
             }
             ServerFrame::Done(_) => side.done = true,
+            // Somebody who waited before this run: not ours, and acked so that its window never fills.
+            ServerFrame::Event(e) if e.conversation != self.customer => {
+                socket::text(&mut side.out, &client::frames::ack(Some(&e.conversation), e.seq, 0));
+            }
             // An event that is no message of ours, or written with other spacing.
             ServerFrame::Event(e) => {
                 let own = e.from.as_ref().and_then(|p| p.user.as_deref()) == Some(side.name.as_str());

@@ -95,7 +95,7 @@ impl Play {
         ];
         let mut agent = Client::connect(Options::new(&self.url, &tokens[1]));
         self.wait(&mut agent, "connected", |i| matches!(i, Incoming::Connected { .. })).await?;
-        agent.0.status(AgentState::Available, Some(1)).await.map_err(gone)?;
+        agent.0.status(AgentState::Available, Some(crate::pair::AGENT_CAPACITY)).await.map_err(gone)?;
         let mut customer = Client::connect(Options::new(&self.url, &tokens[0]));
         self.wait(&mut customer, "connected", |i| matches!(i, Incoming::Connected { .. })).await?;
         let request = format!(r#"{{"agent":"{}","only":true}}"#, self.agent);
@@ -103,7 +103,8 @@ impl Play {
         customer.0.act(None, "request", request).await.map_err(gone)?;
         for person in [&mut customer, &mut agent] {
             self.wait(person, "a conversation with its agent", |i| {
-                matches!(i, Incoming::Conversation { state: ConversationState::Active, agent: Some(a), .. } if *a == self.agent)
+                matches!(i, Incoming::Conversation { conversation, state: ConversationState::Active, agent: Some(a), .. }
+                    if *conversation == self.customer && *a == self.agent)
             })
             .await?;
         }
