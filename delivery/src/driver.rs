@@ -124,7 +124,9 @@ impl Service {
             return Ok(None);
         }
         let found = self.log.topic(topic).await?;
-        let found = found.ok_or_else(|| ordered_log::LogError::NoTopic(topic.to_string()))?.id;
+        let found = found
+            .ok_or_else(|| ordered_log::LogError::NoTopic(topic.to_string()))?
+            .id;
         Ok((found != *recorded).then(|| Alarm::OtherTopic {
             topic: topic.to_string(),
             found,
@@ -295,11 +297,15 @@ impl Driver {
             records += 1 + self.consumer_event(now_ms, event);
         }
         for _ in 0..INPUTS_PER_TURN {
-            let Some(Some(arrival)) = self.ports.arrivals.next().now_or_never() else { break };
+            let Some(Some(arrival)) = self.ports.arrivals.next().now_or_never() else {
+                break;
+            };
             self.arrival(now_ms, arrival);
         }
         for _ in 0..INPUTS_PER_TURN {
-            let Some(Some(done)) = self.reads.running.next().now_or_never() else { break };
+            let Some(Some(done)) = self.reads.running.next().now_or_never() else {
+                break;
+            };
             self.reads.advance();
             self.done(now_ms, done);
         }
@@ -327,12 +333,21 @@ impl Driver {
 
     fn carry_out(&mut self, now_ms: u64, action: Action) {
         match action {
-            Action::Load { partition, instance, key } => {
+            Action::Load {
+                partition,
+                instance,
+                key,
+            } => {
                 if let Some(token) = self.token(partition) {
                     self.reads.push(self.tools.load((partition, instance), key, token));
                 }
             }
-            Action::ReadPage { token, key, after, limit } => {
+            Action::ReadPage {
+                token,
+                key,
+                after,
+                limit,
+            } => {
                 if let Some(cancel) = self.token(token.partition) {
                     self.reads.push(self.tools.page(token, (key, after, limit), cancel));
                 }
@@ -342,7 +357,12 @@ impl Driver {
                     self.work.push(self.tools.end(self.at(partition), instance, token));
                 }
             }
-            Action::Produce { to, partition, key, value } => {
+            Action::Produce {
+                to,
+                partition,
+                key,
+                value,
+            } => {
                 let record = ToProduce {
                     topic: match to {
                         ProduceTo::Messages => self.topic.clone(),
@@ -438,7 +458,10 @@ impl Driver {
             ConsumerEvent::Records(batch) => return self.records(now_ms, batch),
             ConsumerEvent::Revoked { partitions, done } => {
                 rebalanced("revoked");
-                let draining: Vec<_> = partitions.iter().filter_map(|at| self.hand_over(now_ms, at.partition)).collect();
+                let draining: Vec<_> = partitions
+                    .iter()
+                    .filter_map(|at| self.hand_over(now_ms, at.partition))
+                    .collect();
                 self.turn(now_ms);
                 let producer = Arc::clone(&self.tools.producer);
                 self.work.push(
@@ -468,7 +491,9 @@ impl Driver {
 
     fn records(&mut self, now_ms: u64, batch: Batch) -> usize {
         let partition = batch.at.partition;
-        let Some(Owned::Consuming(consuming)) = self.owned.get_mut(&partition) else { return 0 };
+        let Some(Owned::Consuming(consuming)) = self.owned.get_mut(&partition) else {
+            return 0;
+        };
         if consuming.stopped {
             return 0;
         }
@@ -489,7 +514,10 @@ impl Driver {
         self.lose(now_ms, partition);
         self.claims += 1;
         let claimed = Claimed::new(assigned.at, assigned.generation, self.claims);
-        self.work.push(self.tools.claim(claimed.at.clone(), claimed.group, claimed.claim, claimed.token()));
+        self.work.push(
+            self.tools
+                .claim(claimed.at.clone(), claimed.group, claimed.claim, claimed.token()),
+        );
         self.owned.insert(partition, Owned::Claimed(claimed));
         self.meters.of(partition).owned.set(1.0);
     }
@@ -575,12 +603,19 @@ impl Driver {
 
     fn done(&mut self, now_ms: u64, done: Done) {
         match done {
-            Done::Announced { at, claim, announced, start } => {
+            Done::Announced {
+                at,
+                claim,
+                announced,
+                start,
+            } => {
                 let partition = at.partition;
                 if self.owned.get(&partition).is_none_or(|o| o.claim() != claim) {
                     return;
                 }
-                let Some(Owned::Claimed(claimed)) = self.owned.remove(&partition) else { return };
+                let Some(Owned::Claimed(claimed)) = self.owned.remove(&partition) else {
+                    return;
+                };
                 let consuming = claimed.announced(announced);
                 let (generation, token) = (consuming.generation, consuming.token());
                 self.owned.insert(partition, Owned::Consuming(consuming));
@@ -591,11 +626,14 @@ impl Driver {
                 tracing::info!(%partition, %generation, %start, "ours");
                 self.core.handle_assigned(now_ms, partition, generation, start);
                 let lane = (self.options.lane_topics.lane.clone(), self.options.lane_topics.epoch);
-                self.work.push(self.tools.open_sessions(lane, partition, claim, token.clone()));
+                self.work
+                    .push(self.tools.open_sessions(lane, partition, claim, token.clone()));
                 self.work.push(self.tools.start(at, claim, start, token));
             }
             Done::AnnouncedAgain { at, claim, announced } => {
-                let Some(consuming) = self.consuming(at.partition, claim) else { return };
+                let Some(consuming) = self.consuming(at.partition, claim) else {
+                    return;
+                };
                 consuming.announcing = false;
                 if let Some(announced) = announced {
                     consuming.contested = false;
@@ -605,7 +643,12 @@ impl Driver {
                     self.core.handle_announced_again(at.partition, generation);
                 }
             }
-            Done::Started { at, claim, from, outcome } => {
+            Done::Started {
+                at,
+                claim,
+                from,
+                outcome,
+            } => {
                 if let Err(why) = outcome
                     && self.consuming(at.partition, claim).is_some()
                 {
@@ -619,7 +662,11 @@ impl Driver {
                 }
             }
             Done::Loaded { at, key, loaded } => {
-                let counter = if loaded.is_some() { &self.meters.loads_ok } else { &self.meters.loads_missing };
+                let counter = if loaded.is_some() {
+                    &self.meters.loads_ok
+                } else {
+                    &self.meters.loads_missing
+                };
                 counter.increment(1);
                 self.core.handle_loaded(now_ms, at, &key, loaded.unwrap_or_default());
             }
@@ -647,7 +694,9 @@ impl Driver {
                 self.meters.commits_ok.increment(1);
                 for (partition, claim) in claims {
                     let tools = self.tools.clone();
-                    let Some(consuming) = self.consuming(partition, claim) else { continue };
+                    let Some(consuming) = self.consuming(partition, claim) else {
+                        continue;
+                    };
                     if consuming.contested && !consuming.announcing && !consuming.stopped {
                         consuming.announcing = true;
                         let (at, group, token) = (consuming.at.clone(), consuming.generation.group, consuming.token());
@@ -674,11 +723,17 @@ impl Driver {
     fn lag(&mut self, now_ms: u64, ends: Vec<(Partition, wire::Offset)>) {
         self.lag_asked = false;
         for (partition, end) in ends {
-            let Some(Owned::Consuming(consuming)) = self.owned.get(&partition) else { continue };
+            let Some(Owned::Consuming(consuming)) = self.owned.get(&partition) else {
+                continue;
+            };
             let last_at_ms = consuming.last_at_ms;
             let next = self.core.position(partition).map_or(0, |o| o.0);
             let behind = end.0.saturating_sub(next);
-            let age_ms = if behind > 0 && last_at_ms > 0 { now_ms.saturating_sub(last_at_ms as u64) } else { 0 };
+            let age_ms = if behind > 0 && last_at_ms > 0 {
+                now_ms.saturating_sub(last_at_ms as u64)
+            } else {
+                0
+            };
             let meters = self.meters.of(partition);
             meters.lag_records.set(behind as f64);
             meters.lag_seconds.set(age_ms as f64 / 1000.0);
@@ -691,7 +746,10 @@ impl Driver {
         self.core.handle_tick(now_ms);
         for link in self.ports.beat(now_ms) {
             self.meters.link_timeout.increment(1);
-            tracing::warn!(link = link.0, "a node has been silent for too long: its link is dropped");
+            tracing::warn!(
+                link = link.0,
+                "a node has been silent for too long: its link is dropped"
+            );
             self.link_down(now_ms, link);
         }
         let (count, bytes) = self.core.residents();
@@ -721,7 +779,10 @@ impl Driver {
             self.member_asked = true;
             self.member_next_ms = now_ms + COMMITTED_INTERVAL_MS;
             let claims = reading.iter().map(|c| (c.at.partition, c.claim)).collect();
-            let offsets = at.iter().filter_map(|at| Some((at.clone(), self.core.position(at.partition)?))).collect();
+            let offsets = at
+                .iter()
+                .filter_map(|at| Some((at.clone(), self.core.position(at.partition)?)))
+                .collect();
             self.work.push(self.tools.prove_membership(offsets, claims));
         }
         if !self.lag_asked && now_ms >= self.lag_next_ms {
@@ -735,7 +796,10 @@ impl Driver {
     async fn let_go_of_all(&mut self) {
         let now_ms = self.clock.now_ms();
         let partitions: Vec<Partition> = self.owned.keys().copied().collect();
-        let draining: Vec<_> = partitions.into_iter().filter_map(|p| self.hand_over(now_ms, p)).collect();
+        let draining: Vec<_> = partitions
+            .into_iter()
+            .filter_map(|p| self.hand_over(now_ms, p))
+            .collect();
         let sends = async {
             self.turn(self.clock.now_ms());
             while let Some(room) = self.ports.rooms.next().await {

@@ -6,7 +6,9 @@ use wire::{Epoch, Offset, Partition};
 /// Log and store disagree, or the log lacks what must be read: the partition stops, loudly, until an operator has looked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Alarm {
-    #[error("persistence's committed offset {committed} of partition {partition} is not in the log, which holds {start}..{end}; was the topic re-made, or cut by retention before it was stored?")]
+    #[error(
+        "persistence's committed offset {committed} of partition {partition} is not in the log, which holds {start}..{end}; was the topic re-made, or cut by retention before it was stored?"
+    )]
     CommittedOutOfLog {
         partition: Partition,
         committed: Offset,
@@ -14,10 +16,16 @@ pub enum Alarm {
         end: Offset,
     },
     #[error("partition {partition} cannot be read from {from}: {why}")]
-    CannotStart { partition: Partition, from: Offset, why: LogError },
+    CannotStart {
+        partition: Partition,
+        from: Offset,
+        why: LogError,
+    },
     #[error("partition {partition}: {why}")]
     Core { partition: Partition, why: String },
-    #[error("topic {topic} has the id {found}, but epoch {epoch} was recorded with {recorded}; a re-made topic needs a new epoch")]
+    #[error(
+        "topic {topic} has the id {found}, but epoch {epoch} was recorded with {recorded}; a re-made topic needs a new epoch"
+    )]
     OtherTopic {
         topic: String,
         found: String,

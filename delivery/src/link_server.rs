@@ -1,11 +1,11 @@
 //! Links of other processes' nodes: the gRPC edge. Each stream becomes the same pair of bounded channels that a node of this
 //! process would get; nothing else differs.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use futures::Stream;
-use futures::StreamExt;
+use futures::future::{Either, select};
+use futures::{Stream, StreamExt};
 use process::config::MutualTls;
 use process::{Kind, Tasks};
 use tokio::net::TcpListener;
@@ -35,7 +35,9 @@ impl LinkTls {
         }
         let identity = Identity::from_pem(std::fs::read(&config.cert_file)?, std::fs::read(&config.key_file)?);
         let authority = Certificate::from_pem(std::fs::read(&config.ca_file)?);
-        Ok(Some(Self(ServerTlsConfig::new().identity(identity).client_ca_root(authority))))
+        Ok(Some(Self(
+            ServerTlsConfig::new().identity(identity).client_ca_root(authority),
+        )))
     }
 }
 
@@ -56,7 +58,8 @@ impl Link for Edge {
         if to_driver.is_closed() {
             return Err(Status::resource_exhausted("too many links wait to be taken"));
         }
-        self.tasks.spawn(Kind::Background, "link-in", pump_in(request.into_inner(), to_driver));
+        self.tasks
+            .spawn(Kind::Background, "link-in", pump_in(request.into_inner(), to_driver));
         Ok(Response::new(Box::pin(ReceiverStream::new(from_driver).map(Ok))))
     }
 }
@@ -66,7 +69,12 @@ impl Link for Edge {
 /// dropped, and tonic the stream when the outgoing channel is.
 async fn pump_in(mut incoming: Streaming<ToWorker>, to_driver: mpsc::Sender<ToWorker>) {
     loop {
-        match incoming.message().await {
+        let next = match select(pin!(incoming.message()), pin!(to_driver.closed())).await {
+            Either::Left((next, _)) => next,
+            // The driver gave the link up; the node may not have noticed.
+            Either::Right(_) => return,
+        };
+        match next {
             Ok(Some(message)) => {
                 if to_driver.send(message).await.is_err() {
                     return;
@@ -82,7 +90,12 @@ async fn pump_in(mut incoming: Streaming<ToWorker>, to_driver: mpsc::Sender<ToWo
 }
 
 /// Serves links until the drain begins; links that are up end with the driver.
-pub(crate) async fn serve(listener: TcpListener, tls: Option<LinkTls>, handle: Handle, tasks: Tasks) -> Result<(), Error> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Option<LinkTls>,
+    handle: Handle,
+    tasks: Tasks,
+) -> Result<(), Error> {
     let drain = tasks.drain().clone();
     let mut server = Server::builder()
         .tcp_nodelay(true)
@@ -93,8 +106,8 @@ pub(crate) async fn serve(listener: TcpListener, tls: Option<LinkTls>, handle: H
         server = server.tls_config(tls).map_err(|why| Error::Tls(why.to_string()))?;
     }
     let link = LinkServer::new(Edge { handle, tasks })
-    .max_decoding_message_size(MESSAGE_BYTES_MAX)
-    .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let incoming = TcpListenerStream::new(listener);
     server
         .add_service(link)

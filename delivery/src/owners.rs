@@ -31,7 +31,14 @@ impl Announcer {
             group_generation,
         };
         let key = Bytes::from(partition.to_string());
-        append(producer, self.topic.clone(), Partition(0), Some(key), Some(owner.encode_to_vec().into())).await
+        append(
+            producer,
+            self.topic.clone(),
+            Partition(0),
+            Some(key),
+            Some(owner.encode_to_vec().into()),
+        )
+        .await
     }
 }
 
@@ -73,7 +80,10 @@ mod tests {
             headers: Vec::new(),
         };
         let good = heard(&record("3", owner.encode_to_vec()));
-        assert_eq!(good.map(|h| (h.partition, h.worker.0, h.offset)), Some((Partition(3), 9, Offset(5))));
+        assert_eq!(
+            good.map(|h| (h.partition, h.worker.0, h.offset)),
+            Some((Partition(3), 9, Offset(5)))
+        );
         assert_eq!(heard(&record("4", owner.encode_to_vec())), None);
         assert_eq!(heard(&record("3", vec![0xff; 9])), None);
         assert_eq!(heard(&record("x", owner.encode_to_vec())), None);

@@ -9,6 +9,7 @@ use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use wire::limits;
 use wire::link::from_worker::Item;
 use wire::link::{FromWorker, Heartbeat, ToNode, ToWorker};
@@ -21,6 +22,8 @@ struct Port {
     blocked: bool,
     sent_ms: u64,
     heard_ms: u64,
+    /// Its drop ends the incoming stream too.
+    _open: DropGuard,
 }
 
 /// What came over a link; `None`: it is down.
@@ -42,19 +45,24 @@ impl Ports {
     pub fn open(&mut self, now_ms: u64, link: NewLink) -> LinkId {
         self.last += 1;
         let id = LinkId(self.last);
+        let closed = CancellationToken::new();
         let port = Port {
             outgoing: link.outgoing,
             blocked: false,
             sent_ms: now_ms,
             heard_ms: now_ms,
+            _open: closed.clone().drop_guard(),
         };
         self.ports.insert(id, port);
-        let incoming = ReceiverStream::new(link.incoming).map(move |message| (id, Some(message)));
-        self.arrivals.push(incoming.chain(stream::once(async move { (id, None) })).boxed());
+        let incoming = ReceiverStream::new(link.incoming)
+            .take_until(closed.cancelled_owned())
+            .map(move |message| (id, Some(message)));
+        self.arrivals
+            .push(incoming.chain(stream::once(async move { (id, None) })).boxed());
         id
     }
 
-    /// Drops our sending end; what still arrives of this link is passed over.
+    /// Drops both ends: the node sees the link go down.
     pub fn close(&mut self, link: LinkId) -> bool {
         self.ready.remove(&link);
         self.ports.remove(&link).is_some()
@@ -76,7 +84,9 @@ impl Ports {
         let ready: Vec<LinkId> = self.ready.iter().copied().collect();
         for link in ready {
             self.ready.remove(&link);
-            let Some(port) = self.ports.get_mut(&link) else { continue };
+            let Some(port) = self.ports.get_mut(&link) else {
+                continue;
+            };
             if port.blocked {
                 self.ready.insert(link);
                 continue;
@@ -94,7 +104,8 @@ impl Ports {
                     Err(mpsc::error::TrySendError::Full(sender)) => {
                         port.blocked = true;
                         self.ready.insert(link);
-                        self.rooms.push(sender.reserve_owned().map(move |r| (link, r.ok())).boxed());
+                        self.rooms
+                            .push(sender.reserve_owned().map(move |r| (link, r.ok())).boxed());
                         break;
                     }
                     Err(mpsc::error::TrySendError::Closed(_)) => {
@@ -109,7 +120,9 @@ impl Ports {
 
     /// A blocked link has room again: use it. False if the link is down.
     pub fn has_room(&mut self, now_ms: u64, core: &mut Worker, (link, permit): Room) -> bool {
-        let Some(port) = self.ports.get_mut(&link) else { return true };
+        let Some(port) = self.ports.get_mut(&link) else {
+            return true;
+        };
         let Some(permit) = permit else { return false };
         port.blocked = false;
         let items = core.take_sends(now_ms, link, limits::LINK_BATCH_ITEMS);
@@ -135,6 +148,10 @@ impl Ports {
             }
         }
         let silent = |p: &Port| now_ms >= p.heard_ms + limits::LINK_TIMEOUT_MS;
-        self.ports.iter().filter(|(_, p)| silent(p)).map(|(id, _)| *id).collect()
+        self.ports
+            .iter()
+            .filter(|(_, p)| silent(p))
+            .map(|(id, _)| *id)
+            .collect()
     }
 }

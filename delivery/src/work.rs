@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use delivery_core::{Loaded, Marks, PageRow, PageToken};
-use futures::{FutureExt, TryFutureExt};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, TryFutureExt};
 use ordered_log::{Bounds, CommitError, ConsumerControl, Log, LogError, Producer, TailEvent, TopicPartition};
 use process::metrics::Counter;
 use store::{History, PageRange, StoreError};
@@ -24,18 +24,49 @@ use crate::{READ_TIMEOUT_MS, RETRY_MS_MAX, RETRY_MS_MIN, STORE_READS_IN_FLIGHT_M
 /// What came of it.
 pub(crate) enum Done {
     /// Announced at this offset of `owners`; to be read from `start`.
-    Announced { at: TopicPartition, claim: u64, announced: Offset, start: Result<Offset, Alarm> },
-    AnnouncedAgain { at: TopicPartition, claim: u64, announced: Option<Offset> },
-    Started { at: TopicPartition, claim: u64, from: Offset, outcome: Result<(), LogError> },
-    OpenSessions { partition: Partition, claim: u64, keys: Vec<ConversationKey> },
-    Loaded { at: (Partition, u64), key: ConversationKey, loaded: Option<Loaded> },
-    Page { token: PageToken, rows: Vec<PageRow> },
-    End { at: (Partition, u64), end: Offset },
+    Announced {
+        at: TopicPartition,
+        claim: u64,
+        announced: Offset,
+        start: Result<Offset, Alarm>,
+    },
+    AnnouncedAgain {
+        at: TopicPartition,
+        claim: u64,
+        announced: Option<Offset>,
+    },
+    Started {
+        at: TopicPartition,
+        claim: u64,
+        from: Offset,
+        outcome: Result<(), LogError>,
+    },
+    OpenSessions {
+        partition: Partition,
+        claim: u64,
+        keys: Vec<ConversationKey>,
+    },
+    Loaded {
+        at: (Partition, u64),
+        key: ConversationKey,
+        loaded: Option<Loaded>,
+    },
+    Page {
+        token: PageToken,
+        rows: Vec<PageRow>,
+    },
+    End {
+        at: (Partition, u64),
+        end: Offset,
+    },
     Committed(Vec<(Partition, Option<Offset>)>),
     Lag(Vec<(Partition, Offset)>),
     /// The `owners` topic, from its start.
     Tail(mpsc::Receiver<TailEvent>),
-    Membership { claims: Vec<(Partition, u64)>, outcome: Result<(), CommitError> },
+    Membership {
+        claims: Vec<(Partition, u64)>,
+        outcome: Result<(), CommitError>,
+    },
     /// The partition was let go meanwhile.
     Cancelled,
 }
@@ -86,7 +117,10 @@ where
     }
 }
 
-fn unless_cancelled(token: CancellationToken, work: impl Future<Output = Done> + Send + 'static) -> BoxFuture<'static, Done> {
+fn unless_cancelled(
+    token: CancellationToken,
+    work: impl Future<Output = Done> + Send + 'static,
+) -> BoxFuture<'static, Done> {
     async move { token.run_until_cancelled(work).await.unwrap_or(Done::Cancelled) }.boxed()
 }
 
@@ -104,7 +138,13 @@ pub(crate) struct Tools {
 
 impl Tools {
     /// Says that the partition is ours, and finds where to begin: persistence's committed offset.
-    pub fn claim(&self, at: TopicPartition, group: u64, claim: u64, token: CancellationToken) -> BoxFuture<'static, Done> {
+    pub fn claim(
+        &self,
+        at: TopicPartition,
+        group: u64,
+        claim: u64,
+        token: CancellationToken,
+    ) -> BoxFuture<'static, Done> {
         let tools = self.clone();
         unless_cancelled(token, async move {
             let announced = until_answered("announce", || {
@@ -123,7 +163,10 @@ impl Tools {
 
     async fn start_of(&self, at: &TopicPartition) -> Result<Offset, Alarm> {
         let group = &self.persistence_group;
-        let committed = until_answered("persistence's offset", || self.log.committed(group, std::slice::from_ref(at))).await;
+        let committed = until_answered("persistence's offset", || {
+            self.log.committed(group, std::slice::from_ref(at))
+        })
+        .await;
         // The end is asked for afterwards: it cannot be below what was committed.
         let Bounds { start, end } = until_answered("bounds", || self.log.bounds(at)).await;
         match committed.first().copied().flatten() {
@@ -138,7 +181,13 @@ impl Tools {
         }
     }
 
-    pub fn announce_again(&self, at: TopicPartition, group: u64, claim: u64, token: CancellationToken) -> BoxFuture<'static, Done> {
+    pub fn announce_again(
+        &self,
+        at: TopicPartition,
+        group: u64,
+        claim: u64,
+        token: CancellationToken,
+    ) -> BoxFuture<'static, Done> {
         let tools = self.clone();
         unless_cancelled(token, async move {
             let outcome = tools.announcer.announce(&*tools.producer, at.partition, group).await;
@@ -150,7 +199,13 @@ impl Tools {
         })
     }
 
-    pub fn start(&self, at: TopicPartition, claim: u64, from: Offset, token: CancellationToken) -> BoxFuture<'static, Done> {
+    pub fn start(
+        &self,
+        at: TopicPartition,
+        claim: u64,
+        from: Offset,
+        token: CancellationToken,
+    ) -> BoxFuture<'static, Done> {
         let control = Arc::clone(&self.control);
         unless_cancelled(token, async move {
             let mut wait_ms = RETRY_MS_MIN;
@@ -163,7 +218,12 @@ impl Tools {
                     outcome => break outcome,
                 }
             };
-            Done::Started { at, claim, from, outcome }
+            Done::Started {
+                at,
+                claim,
+                from,
+                outcome,
+            }
         })
     }
 
@@ -185,7 +245,12 @@ impl Tools {
         })
     }
 
-    pub fn load(&self, at: (Partition, u64), key: ConversationKey, token: CancellationToken) -> BoxFuture<'static, Done> {
+    pub fn load(
+        &self,
+        at: (Partition, u64),
+        key: ConversationKey,
+        token: CancellationToken,
+    ) -> BoxFuture<'static, Done> {
         let (store, failed) = (Arc::clone(&self.store), self.load_failed.clone());
         unless_cancelled(token, async move {
             let load = || store.load(&key).inspect_err(|_| failed.increment(1));
@@ -203,10 +268,16 @@ impl Tools {
         })
     }
 
-    pub fn page(&self, token: PageToken, (key, after, limit): (ConversationKey, Seq, u32), cancel: CancellationToken) -> BoxFuture<'static, Done> {
+    pub fn page(
+        &self,
+        token: PageToken,
+        (key, after, limit): (ConversationKey, Seq, u32),
+        cancel: CancellationToken,
+    ) -> BoxFuture<'static, Done> {
         let store = Arc::clone(&self.store);
         unless_cancelled(cancel, async move {
-            let page = until_answered::<_, StoreError, _>("page", || store.page(&key, PageRange::After(after), limit)).await;
+            let page =
+                until_answered::<_, StoreError, _>("page", || store.page(&key, PageRange::After(after), limit)).await;
             let rows = page.events.into_iter().map(|row| PageRow {
                 seq: row.seq,
                 staff_only: row.staff_only,
@@ -244,7 +315,11 @@ impl Tools {
     }
 
     /// Commits where we are, only to learn whether we are still a member.
-    pub fn prove_membership(&self, offsets: Vec<(TopicPartition, Offset)>, claims: Vec<(Partition, u64)>) -> BoxFuture<'static, Done> {
+    pub fn prove_membership(
+        &self,
+        offsets: Vec<(TopicPartition, Offset)>,
+        claims: Vec<(Partition, u64)>,
+    ) -> BoxFuture<'static, Done> {
         let control = Arc::clone(&self.control);
         async move {
             let in_time = Duration::from_millis(READ_TIMEOUT_MS);
@@ -257,7 +332,8 @@ impl Tools {
 
     pub fn tail_owners(&self) -> BoxFuture<'static, Done> {
         let tools = self.clone();
-        async move { Done::Tail(until_answered("owners", || tools.log.tail(tools.announcer.topic.clone())).await) }.boxed()
+        async move { Done::Tail(until_answered("owners", || tools.log.tail(tools.announcer.topic.clone())).await) }
+            .boxed()
     }
 
     pub fn lag(&self, owned: Vec<TopicPartition>) -> BoxFuture<'static, Done> {

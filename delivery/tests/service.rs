@@ -30,12 +30,22 @@ async fn a_message_goes_from_the_log_to_the_connections_and_its_ack_back_to_the_
     world.say("alice", "m1", Some((7, 70))).await;
     let (mut placed, mut event) = (None, None);
     for _ in 0..2 {
-        let Item::Push(push) = node.next(|i| matches!(i, Item::Push(_))).await else { unreachable!() };
+        let Item::Push(push) = node.next(|i| matches!(i, Item::Push(_))).await else {
+            unreachable!()
+        };
         assert_eq!(push.seq, 1);
-        let slot = if push.connections == [70] { &mut placed } else { &mut event };
+        let slot = if push.connections == [70] {
+            &mut placed
+        } else {
+            &mut event
+        };
         *slot = Some(text(&push.frame));
     }
-    assert!(placed.unwrap().starts_with(r#"{"placed":{"id":"m1","conversation":"alice","seq":1"#));
+    assert!(
+        placed
+            .unwrap()
+            .starts_with(r#"{"placed":{"id":"m1","conversation":"alice","seq":1"#)
+    );
     assert!(event.unwrap().contains(r#""message":{"text":"m1"}"#));
     let acked = Acked {
         partition: partition("alice").0,
@@ -56,9 +66,14 @@ async fn a_message_goes_from_the_log_to_the_connections_and_its_ack_back_to_the_
         })
     })
     .await;
-    let Item::Frame(receipt) = node.next(|i| matches!(i, Item::Frame(_))).await else { unreachable!() };
+    let Item::Frame(receipt) = node.next(|i| matches!(i, Item::Frame(_))).await else {
+        unreachable!()
+    };
     assert_eq!(receipt.connections, [70]);
-    assert_eq!(text(&receipt.frame), r#"{"receipt":{"conversation":"alice","side":"customer","recv":1,"read":1}}"#);
+    assert_eq!(
+        text(&receipt.frame),
+        r#"{"receipt":{"conversation":"alice","side":"customer","recv":1,"read":1}}"#
+    );
     running.stop().await;
 }
 
@@ -73,7 +88,10 @@ async fn the_desk_is_asked_again_while_a_session_is_wanted() {
         topic: topics().desk().into(),
         partition: topics().desk_partition_of(&key("alice").tenant),
     };
-    eventually("asked twice", async || world.log.read(&at, Offset(0), 100, 1 << 20).await.unwrap().len() >= 2).await;
+    eventually("asked twice", async || {
+        world.log.read(&at, Offset(0), 100, 1 << 20).await.unwrap().len() >= 2
+    })
+    .await;
     running.stop().await;
 }
 
@@ -122,7 +140,13 @@ async fn an_owner_that_hears_anothers_announcement_but_can_commit_announces_agai
     };
     let producer = world.log.producer().await.unwrap();
     let ghost_key = Some(Bytes::from(ghost.partition.to_string()));
-    let said = append(&*producer, topics().owners().into(), Partition(0), ghost_key, Some(ghost.encode_to_vec().into()));
+    let said = append(
+        &*producer,
+        topics().owners().into(),
+        Partition(0),
+        ghost_key,
+        Some(ghost.encode_to_vec().into()),
+    );
     let said = said.await.unwrap().offset;
     let mut connection = 71;
     eventually("it is announced above the ghost", async || {
@@ -137,7 +161,10 @@ async fn an_owner_that_hears_anothers_announcement_but_can_commit_announces_agai
 async fn a_store_that_is_away_holds_up_cold_conversations_only() {
     let world = World::new().await;
     // Two conversations of one partition.
-    let cold = (0..).map(|n| format!("cold{n}")).find(|c| partition(c) == partition("alice")).unwrap();
+    let cold = (0..)
+        .map(|n| format!("cold{n}"))
+        .find(|c| partition(c) == partition("alice"))
+        .unwrap();
     let running = world.start("w1");
     let mut node = Node::attach(7, &running.handle).await;
     node.register("alice", 70, None).await;
@@ -149,7 +176,9 @@ async fn a_store_that_is_away_holds_up_cold_conversations_only() {
     let (_, frame) = node.push().await;
     assert!(frame.contains("m1"), "{frame}");
     world.store.away.store(false, Ordering::Relaxed);
-    let Item::Conversation(begun) = node.next(|i| matches!(i, Item::Conversation(_))).await else { unreachable!() };
+    let Item::Conversation(begun) = node.next(|i| matches!(i, Item::Conversation(_))).await else {
+        unreachable!()
+    };
     assert_eq!(begun.connections.len(), 1);
     running.stop().await;
 }
@@ -161,7 +190,11 @@ async fn a_committed_offset_beyond_the_log_stops_the_partition_loudly() {
     world.commit_persistence(partition("alice"), Offset(50)).await;
     let running = world.start("w1");
     eventually("health says so", async || {
-        world.health.troubles().iter().any(|(name, why)| *name == "delivery" && why.contains("50"))
+        world
+            .health
+            .troubles()
+            .iter()
+            .any(|(name, why)| *name == "delivery" && why.contains("50"))
     })
     .await;
     running.stop().await;
@@ -211,6 +244,10 @@ async fn a_silent_node_is_given_up_and_one_that_is_heard_gets_heartbeats() {
     let mut node = Node::attach(7, &running.handle).await;
     node.next(|i| matches!(i, Item::Heartbeat(_))).await;
     tokio::time::sleep(Duration::from_millis(wire::limits::LINK_TIMEOUT_MS)).await;
-    assert!(node.try_next(|i| !matches!(i, Item::Heartbeat(_) | Item::Hello(_))).await.is_none());
+    assert!(
+        node.try_next(|i| !matches!(i, Item::Heartbeat(_) | Item::Hello(_)))
+            .await
+            .is_none()
+    );
     running.stop().await;
 }

@@ -26,7 +26,10 @@ pub enum Action {
         limit: u32,
     },
     /// Ask the log for the partition's end, afresh, and answer with `handle_end`.
-    AskEnd { partition: Partition, instance: u64 },
+    AskEnd {
+        partition: Partition,
+        instance: u64,
+    },
     /// Append a record; nobody waits for it and a failure is repaired by the next round.
     Produce {
         to: ProduceTo,
@@ -35,12 +38,22 @@ pub enum Action {
         value: Bytes,
     },
     /// The memory budget is spent: read no more of this partition until `Resume`.
-    Pause { partition: Partition },
-    Resume { partition: Partition },
+    Pause {
+        partition: Partition,
+    },
+    Resume {
+        partition: Partition,
+    },
     /// Drop this link: the node dials again and registers anew.
-    CloseLink { link: LinkId, why: &'static str },
+    CloseLink {
+        link: LinkId,
+        why: &'static str,
+    },
     /// Something is wrong with the log or the store that must not be passed over: release the partition and raise the alarm.
-    Stop { partition: Partition, why: String },
+    Stop {
+        partition: Partition,
+        why: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use wire::User;
 use wire::frames::Side;
 use wire::limits;
 use wire::record::Role;
-use wire::User;
 
 use crate::link::LinkId;
 

@@ -52,7 +52,11 @@ pub(crate) fn detaches(frame: &[u8], user: &str) -> bool {
     let Ok(Value::Object(frame)) = serde_json::from_slice::<Value>(frame) else {
         return false;
     };
-    let Some((name, deed)) = frame.get("event").and_then(Value::as_object).and_then(|e| e.iter().next_back()) else {
+    let Some((name, deed)) = frame
+        .get("event")
+        .and_then(Value::as_object)
+        .and_then(|e| e.iter().next_back())
+    else {
         return false;
     };
     let names = |field: &str| deed.get(field).and_then(Value::as_str);
@@ -60,7 +64,10 @@ pub(crate) fn detaches(frame: &[u8], user: &str) -> bool {
     match name.as_str() {
         "closed" | "queued" => true,
         "assigned" | "transferred" => now != Some(user),
-        "left" => [now, names("user")].into_iter().flatten().any(|n| n == user) || deed.as_object().is_some_and(|d| d.is_empty()),
+        "left" => {
+            [now, names("user")].into_iter().flatten().any(|n| n == user)
+                || deed.as_object().is_some_and(|d| d.is_empty())
+        }
         _ => false,
     }
 }

@@ -119,7 +119,13 @@ impl Links {
     }
 
     /// Queues one event for one connection, or adds the connection to the same event queued just before.
-    pub fn push(&mut self, link: LinkId, shared: Option<Shared>, connection: u64, make: impl FnOnce() -> (Push, usize)) {
+    pub fn push(
+        &mut self,
+        link: LinkId,
+        shared: Option<Shared>,
+        connection: u64,
+        make: impl FnOnce() -> (Push, usize),
+    ) {
         let Some(l) = self.all.get_mut(&link) else { return };
         if shared.is_some()
             && l.shared == shared
@@ -162,7 +168,9 @@ impl Links {
             std::mem::take(&mut l.queue)
         } else {
             let taken: Vec<FromWorker> = l.queue.drain(..items_max).collect();
-            l.bytes = l.bytes.saturating_sub(taken.iter().map(|i| frame_of(i).map_or(0, Bytes::len)).sum());
+            l.bytes = l
+                .bytes
+                .saturating_sub(taken.iter().map(|i| frame_of(i).map_or(0, Bytes::len)).sum());
             if !l.listed {
                 l.listed = true;
                 self.ready.push(link);
@@ -171,7 +179,11 @@ impl Links {
         };
         // Half empty before anybody goes on: a cursor then gets a run of events, not one at a time.
         let go_on = l.queue.len() * 2 <= limits::LINK_QUEUE_ITEMS && l.bytes * 2 <= QUEUE_BYTES;
-        let stalled = if go_on { std::mem::take(&mut l.stalled) } else { Vec::new() };
+        let stalled = if go_on {
+            std::mem::take(&mut l.stalled)
+        } else {
+            Vec::new()
+        };
         (taken, stalled)
     }
 }

@@ -125,7 +125,9 @@ impl PartitionCore {
 
     /// One mark was read back from the log: from here on it is told.
     pub(crate) fn mark_read_back(&mut self, cx: &mut Cx, offset: u64, mark: &Mark) {
-        let Some(key) = self.key_of(&mark.tenant, &mark.customer) else { return };
+        let Some(key) = self.key_of(&mark.tenant, &mark.customer) else {
+            return;
+        };
         let marks = Marks::from(mark);
         let Some(&slot) = self.by_key.get(&key) else {
             let stray = self.stray_marks.entry(key).or_default();
@@ -153,7 +155,9 @@ impl PartitionCore {
         for c in conv.cursors.iter().filter(|c| c.begun && c.attached && !c.ahead) {
             let knows = c.side() == side && c.recv >= recv && c.read >= read;
             if !knows {
-                let frame = frame.get_or_insert_with(|| crate::frames::receipt(&conv.key, side, recv, read)).clone();
+                let frame = frame
+                    .get_or_insert_with(|| crate::frames::receipt(&conv.key, side, recv, read))
+                    .clone();
                 self.send_frame(cx, c.link, c.connection, frame);
             }
         }

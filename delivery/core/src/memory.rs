@@ -50,7 +50,9 @@ impl PartitionCore {
     /// Lets idle conversations go: after their time, or at once when memory is short.
     pub(crate) fn evict(&mut self, cx: &mut Cx, short: bool) {
         for _ in 0..self.idle.len().min(STEPS_MAX) {
-            let Some(&(since, slot)) = self.idle.front() else { return };
+            let Some(&(since, slot)) = self.idle.front() else {
+                return;
+            };
             if !short && cx.now_ms < since + IDLE_MS {
                 return;
             }

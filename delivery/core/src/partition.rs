@@ -181,7 +181,10 @@ impl PartitionCore {
             self.slots.put_back(slot, conv);
             return;
         }
-        let state = match loaded.state.map_or_else(|| Ok(conversation::State::default()), conversation::State::decode) {
+        let state = match loaded
+            .state
+            .map_or_else(|| Ok(conversation::State::default()), conversation::State::decode)
+        {
             Ok(state) => state,
             Err(bad) => {
                 self.slots.put_back(slot, conv);
@@ -196,7 +199,12 @@ impl PartitionCore {
                 return self.stop(cx, format!("conversation {key} was applied in epoch {}", applied.epoch));
             }
             if applied.epoch == self.topics.epoch && applied.offset.0 >= self.next {
-                self.ask_end(cx, Wait::Applied { offset: applied.offset.0 });
+                self.ask_end(
+                    cx,
+                    Wait::Applied {
+                        offset: applied.offset.0,
+                    },
+                );
             }
             if applied.epoch == self.topics.epoch {
                 conv.past = conv.past.max(applied.offset.0 + 1);
@@ -248,7 +256,10 @@ impl PartitionCore {
         for wait in std::mem::take(&mut self.ends.asked) {
             match wait {
                 Wait::Applied { offset } if offset >= end => {
-                    return self.stop(cx, format!("a state applied at offset {offset} is beyond the log's end {end}"));
+                    return self.stop(
+                        cx,
+                        format!("a state applied at offset {offset} is beyond the log's end {end}"),
+                    );
                 }
                 Wait::Applied { .. } => {}
                 other => self.ends.known.push((end, other)),
@@ -264,12 +275,16 @@ impl PartitionCore {
             return;
         }
         let next = self.next;
-        let (reached, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ends.known).into_iter().partition(|(end, _)| next >= *end);
+        let (reached, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ends.known)
+            .into_iter()
+            .partition(|(end, _)| next >= *end);
         self.ends.known = rest;
         for (end, wait) in reached {
             match wait {
                 Wait::Cursor { slot, link, connection } => {
-                    let Some(mut conv) = self.slots.take(slot) else { continue };
+                    let Some(mut conv) = self.slots.take(slot) else {
+                        continue;
+                    };
                     match conv.cursor_of(link, connection) {
                         Some(_) if conv.state.is_none() => self.ends.known.push((end, wait)),
                         Some(i) => self.rewind(cx, slot, &mut conv, i),
@@ -286,7 +301,10 @@ impl PartitionCore {
     pub fn stop(&mut self, cx: &mut Cx, why: String) {
         if !self.stopped {
             self.stopped = true;
-            cx.actions.push_back(Action::Stop { partition: self.at, why });
+            cx.actions.push_back(Action::Stop {
+                partition: self.at,
+                why,
+            });
         }
     }
 

@@ -158,13 +158,26 @@ impl PartitionCore {
             let next = Next {
                 seq,
                 at_ms: event.at_ms,
-                frame: if own || hidden { Bytes::new() } else { event.frame.clone() },
+                frame: if own || hidden {
+                    Bytes::new()
+                } else {
+                    event.frame.clone()
+                },
                 hidden,
                 own_id: own.then_some(event.id.as_str()),
                 received_at_ms: event.received_at_ms,
             };
             let changes = event.changes;
-            if !push(self.at, self.generation, self.instance, cx, slot, conv.key.customer.as_str(), c, next) {
+            if !push(
+                self.at,
+                self.generation,
+                self.instance,
+                cx,
+                slot,
+                conv.key.customer.as_str(),
+                c,
+                next,
+            ) {
                 return self.window_full(cx, slot, c);
             }
             if c.leaving && frames::detaches(&event.frame, c.user().unwrap_or_default()) {
@@ -182,7 +195,11 @@ impl PartitionCore {
     pub(crate) fn page(&mut self, cx: &mut Cx, token: PageToken, rows: &[PageRow]) {
         let slot = token.slot;
         let Some(mut conv) = self.slots.take(slot) else { return };
-        if let Some(i) = conv.cursors.iter().position(|c| c.reading == token.serial && token.serial != 0) {
+        if let Some(i) = conv
+            .cursors
+            .iter()
+            .position(|c| c.reading == token.serial && token.serial != 0)
+        {
             self.page_of(cx, slot, &mut conv, i, rows);
         }
         self.slots.put_back(slot, conv);
@@ -212,7 +229,16 @@ impl PartitionCore {
             };
             let frame = next.frame.clone();
             no_room = !cx.links.has_room(c.link)
-                || !push(self.at, self.generation, self.instance, cx, slot, conv.key.customer.as_str(), c, next);
+                || !push(
+                    self.at,
+                    self.generation,
+                    self.instance,
+                    cx,
+                    slot,
+                    conv.key.customer.as_str(),
+                    c,
+                    next,
+                );
             if no_room {
                 break;
             }

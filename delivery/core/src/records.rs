@@ -31,7 +31,12 @@ impl PartitionCore {
         }
         self.next = offset + 1;
         cx.stats.records += 1;
-        let decoded = match decode(entry.key.as_ref(), entry.value.as_ref(), self.at, self.topics.partitions) {
+        let decoded = match decode(
+            entry.key.as_ref(),
+            entry.value.as_ref(),
+            self.at,
+            self.topics.partitions,
+        ) {
             Ok(decoded) => decoded,
             Err(refused) => {
                 let _: DecodeError = refused;
@@ -69,7 +74,15 @@ impl PartitionCore {
     }
 
     /// Folds one record of a loaded conversation and pushes what came of it.
-    pub(crate) fn fold(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, offset: u64, at_ms: i64, mut record: Record) {
+    pub(crate) fn fold(
+        &mut self,
+        cx: &mut Cx,
+        slot: u32,
+        conv: &mut Conv,
+        offset: u64,
+        at_ms: i64,
+        mut record: Record,
+    ) {
         let Some(state) = &mut conv.state else { return };
         conv.past = conv.past.max(offset + 1);
         if record.kind() == Kind::Notice {
@@ -83,7 +96,9 @@ impl PartitionCore {
             Folded::Repeat { seq, at_ms } => {
                 cx.stats.repeats += 1;
                 let Some(origin) = record.origin else { return };
-                let Some(i) = conv.cursor_of_origin(origin.node, origin.connection) else { return };
+                let Some(i) = conv.cursor_of_origin(origin.node, origin.connection) else {
+                    return;
+                };
                 let frame = placed_frame(conv.name(), seq, at_ms, &record.id);
                 conv.cursors[i].placed.get_or_insert_default().push((seq.0, frame));
                 self.flush_placed(cx, conv, i);
@@ -138,7 +153,9 @@ impl PartitionCore {
     }
 
     fn notice_to_origin(&mut self, cx: &mut Cx, record: &Record) {
-        let (Some(notice), Some(origin)) = (&record.notice, &record.origin) else { return };
+        let (Some(notice), Some(origin)) = (&record.notice, &record.origin) else {
+            return;
+        };
         if notice.to_customer {
             return;
         }

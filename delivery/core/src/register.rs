@@ -80,13 +80,19 @@ impl PartitionCore {
     }
 
     fn register_customer(&mut self, cx: &mut Cx, link: LinkId, node: u64, r: Register) {
-        let Some(key) = self.key_of(&r.tenant, &r.user).filter(|k| self.topics.partition_of(k) == self.at) else {
+        let Some(key) = self
+            .key_of(&r.tenant, &r.user)
+            .filter(|k| self.topics.partition_of(k) == self.at)
+        else {
             return close(cx, link, r.connection, CloseCode::Internal);
         };
         let slot = self.resident(cx, key);
         let Some(mut conv) = self.slots.take(slot) else { return };
         let same_device = |who: &Who| match who {
-            Who::Customer { rank, device: Some(device) } if !r.device.is_empty() && **device == *r.device => Some(*rank),
+            Who::Customer {
+                rank,
+                device: Some(device),
+            } if !r.device.is_empty() && **device == *r.device => Some(*rank),
             _ => None,
         };
         let highest = conv.cursors.iter().filter_map(|c| same_device(&c.who)).max();
@@ -181,7 +187,9 @@ impl PartitionCore {
             self.place_staff(cx, id, place);
         }
         for slot in self.serving.get(&of).cloned().unwrap_or_default() {
-            let Some(mut conv) = self.slots.take(slot) else { continue };
+            let Some(mut conv) = self.slots.take(slot) else {
+                continue;
+            };
             let has = conv.cursor_of(link, r.connection).is_some();
             if conv.state.is_some() && !has {
                 self.attach_staff(cx, slot, &mut conv, id, false);
@@ -192,10 +200,14 @@ impl PartitionCore {
 
     /// A conversation that was attached to this connection at the owner before.
     fn place_staff(&mut self, cx: &mut Cx, id: u32, place: Place) {
-        let Some(staff) = self.staff[id as usize].as_deref() else { return };
+        let Some(staff) = self.staff[id as usize].as_deref() else {
+            return;
+        };
         let (link, node, connection) = (staff.link, staff.node, staff.connection);
         let (tenant, user, role) = (staff.tenant.clone(), staff.user.clone(), staff.role);
-        let Some(key) = self.key_of(tenant.as_str(), &place.conversation).filter(|k| self.topics.partition_of(k) == self.at)
+        let Some(key) = self
+            .key_of(tenant.as_str(), &place.conversation)
+            .filter(|k| self.topics.partition_of(k) == self.at)
         else {
             return;
         };
@@ -218,7 +230,11 @@ impl PartitionCore {
     pub(crate) fn mark_leaving(&self, conv: &mut Conv) {
         let Some(state) = &conv.state else { return };
         let head = state.last_seq().0;
-        for c in conv.cursors.iter_mut().filter(|c| c.attached && c.start == Start::Placed && c.until == u64::MAX) {
+        for c in conv
+            .cursors
+            .iter_mut()
+            .filter(|c| c.attached && c.start == Start::Placed && c.until == u64::MAX)
+        {
             if let Some(user) = c.user()
                 && !state.serves(user)
                 && !state.watches(user)
@@ -245,7 +261,9 @@ impl PartitionCore {
             None => {}
             Some(Home::Customer(slot)) => self.drop_cursor(cx, slot, link, connection),
             Some(Home::Staff(id)) => {
-                let Some(staff) = self.staff[id as usize].take() else { return };
+                let Some(staff) = self.staff[id as usize].take() else {
+                    return;
+                };
                 for slot in &staff.convs {
                     self.drop_cursor(cx, *slot, link, connection);
                 }
@@ -272,7 +290,12 @@ impl PartitionCore {
 
     /// The link is gone, and every route that stood on it.
     pub(crate) fn link_down(&mut self, cx: &mut Cx, link: LinkId) {
-        let mut gone: Vec<u64> = self.routes.keys().filter(|(l, _)| *l == link).map(|(_, c)| *c).collect();
+        let mut gone: Vec<u64> = self
+            .routes
+            .keys()
+            .filter(|(l, _)| *l == link)
+            .map(|(_, c)| *c)
+            .collect();
         gone.sort_unstable();
         for connection in gone {
             self.unregister(cx, link, connection);
@@ -281,8 +304,12 @@ impl PartitionCore {
 
     /// A detached conversation leaves memory: its connection keeps the place.
     pub(crate) fn remember_place(&mut self, conv: &Conv, c: &Cursor, slot: u32) {
-        let Some(Home::Staff(id)) = self.routes.get(&(c.link, c.connection)).copied() else { return };
-        let Some(staff) = self.staff[id as usize].as_deref_mut() else { return };
+        let Some(Home::Staff(id)) = self.routes.get(&(c.link, c.connection)).copied() else {
+            return;
+        };
+        let Some(staff) = self.staff[id as usize].as_deref_mut() else {
+            return;
+        };
         staff.convs.retain(|s| *s != slot);
         let place = Place {
             conversation: conv.name().to_owned(),
@@ -323,8 +350,12 @@ impl PartitionCore {
             cx.stats.refused_generation += 1;
             return;
         }
-        let Some(link) = self.link_of(cx, link, (a.node, a.connection), &a.user) else { return };
-        let Some(slot) = self.slot_of(link, a.connection, &a.conversation) else { return };
+        let Some(link) = self.link_of(cx, link, (a.node, a.connection), &a.user) else {
+            return;
+        };
+        let Some(slot) = self.slot_of(link, a.connection, &a.conversation) else {
+            return;
+        };
         let Some(mut conv) = self.slots.take(slot) else { return };
         if let Some(i) = conv.cursor_of(link, a.connection) {
             let c = &mut conv.cursors[i];
@@ -362,10 +393,16 @@ impl PartitionCore {
 
     /// To the other side, if the sender may speak here.
     pub(crate) fn typing(&mut self, cx: &mut Cx, link: LinkId, t: Typing) {
-        let Some(link) = self.link_of(cx, link, (t.node, t.connection), &t.user) else { return };
-        let Some(slot) = self.slot_of(link, t.connection, &t.conversation) else { return };
+        let Some(link) = self.link_of(cx, link, (t.node, t.connection), &t.user) else {
+            return;
+        };
+        let Some(slot) = self.slot_of(link, t.connection, &t.conversation) else {
+            return;
+        };
         let Some(conv) = self.slots.get(slot) else { return };
-        let (Some(state), Some(i)) = (&conv.state, conv.cursor_of(link, t.connection)) else { return };
+        let (Some(state), Some(i)) = (&conv.state, conv.cursor_of(link, t.connection)) else {
+            return;
+        };
         let sender = &conv.cursors[i];
         let (role, user) = match &sender.who {
             Who::Customer { .. } => (Role::Customer, conv.name()),
@@ -381,7 +418,10 @@ impl PartitionCore {
     }
 
     pub(crate) fn ask(&mut self, cx: &mut Cx, link: LinkId, a: &Ask) {
-        let Some(key) = self.key_of(&a.tenant, &a.conversation).filter(|k| self.topics.partition_of(k) == self.at) else {
+        let Some(key) = self
+            .key_of(&a.tenant, &a.conversation)
+            .filter(|k| self.topics.partition_of(k) == self.at)
+        else {
             return unknown(cx, link, a.ask);
         };
         let slot = self.resident(cx, key);
@@ -391,7 +431,11 @@ impl PartitionCore {
             self.maybe_idle(cx, slot, &mut conv);
         } else {
             let until_ms = cx.now_ms + ASK_WAIT_MS;
-            conv.waiting().asks.push(Asked { link, ask: a.ask, until_ms });
+            conv.waiting().asks.push(Asked {
+                link,
+                ask: a.ask,
+                until_ms,
+            });
             self.asks_due.push_back((until_ms, slot));
         }
         self.slots.put_back(slot, conv);
@@ -412,7 +456,9 @@ impl PartitionCore {
     pub(crate) fn give_up_asks(&mut self, cx: &mut Cx) {
         while let Some(&(until_ms, slot)) = self.asks_due.front().filter(|(until, _)| *until <= cx.now_ms) {
             self.asks_due.pop_front();
-            let Some(waiting) = self.slots.get_mut(slot).and_then(|c| c.waiting.as_deref_mut()) else { continue };
+            let Some(waiting) = self.slots.get_mut(slot).and_then(|c| c.waiting.as_deref_mut()) else {
+                continue;
+            };
             waiting.asks.retain(|asked| {
                 let late = asked.until_ms <= until_ms;
                 if late {
@@ -428,10 +474,11 @@ impl PartitionCore {
         let limit = wire::limits::PUSH_WINDOW_FULL_MS_MAX;
         while let Some(&(since_ms, slot, link, connection)) = self.full.front().filter(|f| f.0 + limit <= cx.now_ms) {
             self.full.pop_front();
-            let still = self
-                .slots
-                .get(slot)
-                .is_some_and(|conv| conv.cursors.iter().any(|c| c.is(link, connection) && c.full_since_ms == since_ms));
+            let still = self.slots.get(slot).is_some_and(|conv| {
+                conv.cursors
+                    .iter()
+                    .any(|c| c.is(link, connection) && c.full_since_ms == since_ms)
+            });
             if still {
                 cx.stats.too_slow += 1;
                 close(cx, link, connection, CloseCode::TooSlow);

@@ -95,7 +95,9 @@ impl Conv {
 
     /// The cursor of the connection a record came from.
     pub fn cursor_of_origin(&self, node: u64, connection: u64) -> Option<usize> {
-        self.cursors.iter().position(|c| c.node == node && c.connection == connection)
+        self.cursors
+            .iter()
+            .position(|c| c.node == node && c.connection == connection)
     }
 
     /// Adds a cursor; most conversations have one or two, so no spare room is kept.
@@ -184,6 +186,11 @@ mod tests {
     #[test]
     fn an_idle_conversation_with_its_connection_is_small() {
         let whole = size_of::<Conv>() + size_of::<Cursor>() + 2 * (size_of::<ConversationKey>() + 8) + 48;
-        assert!(whole <= 760, "{whole}: conv {} cursor {}", size_of::<Conv>(), size_of::<Cursor>());
+        assert!(
+            whole <= 760,
+            "{whole}: conv {} cursor {}",
+            size_of::<Conv>(),
+            size_of::<Cursor>()
+        );
     }
 }

@@ -45,7 +45,9 @@ impl PartitionCore {
         let unnumbered = conv.tail.get(head, head).is_none_or(|e| !e.changes);
         for c in conv.cursors.iter_mut().filter(|c| c.begun && c.attached) {
             let serves = |s: &Session, u: &str| s.agent == u || s.joined.iter().any(|j| j == u);
-            let may_other = c.user().is_some_and(|u| serves(&change.before, u) != serves(&change.after, u));
+            let may_other = c
+                .user()
+                .is_some_and(|u| serves(&change.before, u) != serves(&change.after, u));
             c.stale |= (told && unnumbered) || may_other;
         }
         for user in names(&change.before).filter(|u| !is_named(&change.after, u)) {
@@ -81,7 +83,9 @@ impl PartitionCore {
     /// All connections of one member of staff. `live`: by a record just folded, not because it was so before.
     fn attach_user(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, user: &str, live: bool) {
         let Some(user) = User::new(user).ok() else { return };
-        let Some(ids) = self.staff_of.get(&(conv.key.tenant.clone(), user)).cloned() else { return };
+        let Some(ids) = self.staff_of.get(&(conv.key.tenant.clone(), user)).cloned() else {
+            return;
+        };
         for id in ids {
             self.attach_staff(cx, slot, conv, id, live);
         }
@@ -89,7 +93,9 @@ impl PartitionCore {
 
     /// One connection of a member of staff whom the session names.
     pub(crate) fn attach_staff(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, id: u32, live: bool) {
-        let Some(staff) = self.staff.get_mut(id as usize).and_then(Option::as_deref_mut) else { return };
+        let Some(staff) = self.staff.get_mut(id as usize).and_then(Option::as_deref_mut) else {
+            return;
+        };
         if let Some(i) = conv.cursor_of(staff.link, staff.connection) {
             let c = &mut conv.cursors[i];
             c.until = u64::MAX;
@@ -150,7 +156,10 @@ impl PartitionCore {
 
     /// Lists a wanted session for the desk: at once, or in a moment while older records may still change it.
     fn watch_wanted(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv) {
-        let wanted = conv.state.as_ref().is_some_and(|s| s.session_state() == SessionState::SessionWanted);
+        let wanted = conv
+            .state
+            .as_ref()
+            .is_some_and(|s| s.session_state() == SessionState::SessionWanted);
         if !wanted {
             if conv.wanted_due_ms != 0 {
                 self.wanted.remove(&(conv.wanted_due_ms, slot));
@@ -168,7 +177,9 @@ impl PartitionCore {
         while let Some(&(due, slot)) = self.wanted.first().filter(|(due, _)| *due <= cx.now_ms) {
             self.wanted.remove(&(due, slot));
             let Some(conv) = self.slots.get_mut(slot) else { continue };
-            let Some(state) = conv.state.as_ref().filter(|_| conv.wanted_due_ms == due) else { continue };
+            let Some(state) = conv.state.as_ref().filter(|_| conv.wanted_due_ms == due) else {
+                continue;
+            };
             let wanted = Wanted {
                 customer: conv.key.customer.as_str().to_owned(),
                 last_seq: state.last_seq().0,
@@ -212,7 +223,8 @@ impl PartitionCore {
             by_agent,
             last_seq,
         };
-        cx.actions.push_back(to_desk(&self.topics, &conv.key, Input::Activity(activity)));
+        cx.actions
+            .push_back(to_desk(&self.topics, &conv.key, Input::Activity(activity)));
     }
 }
 

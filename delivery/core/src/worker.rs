@@ -79,7 +79,13 @@ impl Worker {
         let (taken, stalled) = self.links.take(link, items_max);
         for s in stalled {
             let mut cx = cx!(self, now_ms);
-            let Some(p) = self.partitions.get_mut(&s.at.partition).filter(|p| p.instance == s.at.instance) else { continue };
+            let Some(p) = self
+                .partitions
+                .get_mut(&s.at.partition)
+                .filter(|p| p.instance == s.at.instance)
+            else {
+                continue;
+            };
             let Some(mut conv) = p.slots.take(s.slot) else { continue };
             if let Some(i) = conv.cursor_of(link, s.connection) {
                 conv.cursors[i].stalled = false;
@@ -147,7 +153,9 @@ impl Worker {
     /// What `open_sessions` lists: these conversations stay in memory.
     pub fn handle_open_sessions(&mut self, now_ms: u64, partition: Partition, keys: Vec<ConversationKey>) {
         let mut cx = cx!(self, now_ms);
-        let Some(p) = self.partitions.get_mut(&partition) else { return };
+        let Some(p) = self.partitions.get_mut(&partition) else {
+            return;
+        };
         for key in keys {
             if p.topics.partition_of(&key) == partition {
                 p.resident(&mut cx, key);
@@ -175,7 +183,9 @@ impl Worker {
     /// Records of one partition, in the order of the log.
     pub fn handle_records(&mut self, now_ms: u64, partition: Partition, entries: impl IntoIterator<Item = Entry>) {
         let mut cx = cx!(self, now_ms);
-        let Some(p) = self.partitions.get_mut(&partition) else { return };
+        let Some(p) = self.partitions.get_mut(&partition) else {
+            return;
+        };
         for entry in entries {
             p.record(&mut cx, entry);
         }
@@ -183,7 +193,13 @@ impl Worker {
         p.ask_wanted(&mut cx);
     }
 
-    pub fn handle_loaded(&mut self, now_ms: u64, (partition, instance): (Partition, u64), key: &ConversationKey, loaded: Loaded) {
+    pub fn handle_loaded(
+        &mut self,
+        now_ms: u64,
+        (partition, instance): (Partition, u64),
+        key: &ConversationKey,
+        loaded: Loaded,
+    ) {
         let mut cx = cx!(self, now_ms);
         if let Some(p) = self.partitions.get_mut(&partition).filter(|p| p.instance == instance) {
             p.loaded(&mut cx, key, loaded);
@@ -192,7 +208,11 @@ impl Worker {
 
     pub fn handle_page(&mut self, now_ms: u64, token: PageToken, rows: &[PageRow]) {
         let mut cx = cx!(self, now_ms);
-        if let Some(p) = self.partitions.get_mut(&token.partition).filter(|p| p.instance == token.instance) {
+        if let Some(p) = self
+            .partitions
+            .get_mut(&token.partition)
+            .filter(|p| p.instance == token.instance)
+        {
             p.page(&mut cx, token, rows);
         }
     }
@@ -224,7 +244,10 @@ impl Worker {
         self.mind_memory(now_ms);
         for link in std::mem::take(&mut self.links.overfull) {
             self.handle_link_down(now_ms, link);
-            self.actions.push_back(Action::CloseLink { link, why: "it takes nothing" });
+            self.actions.push_back(Action::CloseLink {
+                link,
+                why: "it takes nothing",
+            });
         }
     }
 
@@ -240,7 +263,11 @@ impl Worker {
         }
         let (_, bytes) = self.residents();
         for (at, p) in &mut self.partitions {
-            let spent = if p.paused { bytes > budget / 10 * 9 } else { bytes > budget };
+            let spent = if p.paused {
+                bytes > budget / 10 * 9
+            } else {
+                bytes > budget
+            };
             if spent != p.paused {
                 p.paused = spent;
                 self.actions.push_back(if spent {
@@ -333,7 +360,10 @@ impl Worker {
         // A node has one link: an older one is dead, whether we have heard of it or not.
         if let Some(older) = self.links.of_node(hello.node).filter(|older| *older != link) {
             self.handle_link_down(now_ms, older);
-            self.actions.push_back(Action::CloseLink { link: older, why: "the node dialled again" });
+            self.actions.push_back(Action::CloseLink {
+                link: older,
+                why: "the node dialled again",
+            });
         }
         self.links.greet(link, hello.node);
     }

@@ -9,17 +9,33 @@ use wire::record::{Audience, Role};
 
 #[derive(Clone, Debug)]
 enum Op {
-    Say { customer: usize, by: usize, from_device: bool, again: bool },
-    Note { customer: usize },
-    Decide { customer: usize, agent: Option<usize> },
+    Say {
+        customer: usize,
+        by: usize,
+        from_device: bool,
+        again: bool,
+    },
+    Note {
+        customer: usize,
+    },
+    Decide {
+        customer: usize,
+        agent: Option<usize>,
+    },
     Persist(usize),
     Read(usize),
     Answer(usize),
     Sends,
-    Ack { device: usize, short: u64 },
+    Ack {
+        device: usize,
+        short: u64,
+    },
     Register(usize),
     Unregister(usize),
-    Reconnect { device: usize, node: u64 },
+    Reconnect {
+        device: usize,
+        node: u64,
+    },
     DropLink(u64),
     TakeOver(usize),
     Committed,
@@ -66,13 +82,21 @@ fn build() -> Net {
 
 fn step(net: &mut Net, op: &Op) {
     match *op {
-        Op::Say { customer, by, from_device, again } => {
+        Op::Say {
+            customer,
+            by,
+            from_device,
+            again,
+        } => {
             let (role, user) = if by < 2 {
                 (Role::Customer, CUSTOMERS[customer])
             } else {
                 (Role::Agent, AGENTS[by - 2])
             };
-            let device = net.devices.iter().position(|d| d.user == user && from_device && d.registered);
+            let device = net
+                .devices
+                .iter()
+                .position(|d| d.user == user && from_device && d.registered);
             let id = net.say(CUSTOMERS[customer], role, user, device);
             if again {
                 net.say_with(CUSTOMERS[customer], role, user, device, &id, Audience::Everyone);
@@ -130,7 +154,10 @@ fn check(net: &Net) -> Result<(), TestCaseError> {
             for (seq, content) in &seen.events {
                 if let Some(last) = last {
                     let jumped = seen.jumps.iter().any(|(from, to)| *from == last && *to + 1 == *seq);
-                    prop_assert!(*seq == last + 1 || jumped, "device {n}: {seq} after {last} in {conversation}");
+                    prop_assert!(
+                        *seq == last + 1 || jumped,
+                        "device {n}: {seq} after {last} in {conversation}"
+                    );
                 }
                 last = Some(*seq);
                 let want = &truth[*seq as usize - 1];
@@ -139,7 +166,13 @@ fn check(net: &Net) -> Result<(), TestCaseError> {
                 prop_assert!(device.role != Role::Customer || content != "note");
             }
             if device.role == Role::Customer {
-                prop_assert_eq!(seen.written as usize, truth.len(), "device {} of {} is behind", n, conversation);
+                prop_assert_eq!(
+                    seen.written as usize,
+                    truth.len(),
+                    "device {} of {} is behind",
+                    n,
+                    conversation
+                );
                 prop_assert!(conversation == &device.user);
             }
         }
@@ -151,9 +184,19 @@ fn check(net: &Net) -> Result<(), TestCaseError> {
                 if state.serves(&device.user) {
                     let seen = net.seen(n, customer);
                     prop_assert!(seen.attached, "{} is not attached to {customer}", device.user);
-                    prop_assert_eq!(seen.written, state.last_seq().0, "{} is behind in {}", device.user, customer);
+                    prop_assert_eq!(
+                        seen.written,
+                        state.last_seq().0,
+                        "{} is behind in {}",
+                        device.user,
+                        customer
+                    );
                 } else {
-                    prop_assert!(!net.seen(n, customer).attached, "{} is still attached to {customer}", device.user);
+                    prop_assert!(
+                        !net.seen(n, customer).attached,
+                        "{} is still attached to {customer}",
+                        device.user
+                    );
                 }
             }
         }

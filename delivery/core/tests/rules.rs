@@ -26,7 +26,12 @@ fn seqs(net: &Net, d: usize, conversation: &str) -> Vec<u64> {
 
 fn frames(net: &Net, d: usize, kind: &str) -> Vec<String> {
     let begins = format!("{{\"{kind}\"");
-    net.devices[d].frames.iter().filter(|f| f.starts_with(&begins)).cloned().collect()
+    net.devices[d]
+        .frames
+        .iter()
+        .filter(|f| f.starts_with(&begins))
+        .cloned()
+        .collect()
 }
 
 #[test]
@@ -40,7 +45,12 @@ fn the_sender_gets_placed_and_the_other_devices_the_event() {
     assert_eq!(seqs(&net, laptop, "alice"), [1]);
     // A wanted session is a change of state: told after the event to both.
     for d in [phone, laptop] {
-        assert!(frames(&net, d, "conversation").last().unwrap().contains(r#""state":"wanted""#));
+        assert!(
+            frames(&net, d, "conversation")
+                .last()
+                .unwrap()
+                .contains(r#""state":"wanted""#)
+        );
     }
 }
 
@@ -372,7 +382,13 @@ fn acks_are_clamped_to_what_was_pushed_and_refused_of_a_lower_generation() {
         read: u64::MAX,
         ..Acked::default()
     };
-    let stale = acked(&net, wire::link::Generation { group: 0, announced: 99 });
+    let stale = acked(
+        &net,
+        wire::link::Generation {
+            group: 0,
+            announced: 99,
+        },
+    );
     net.item(phone, In::Acked(stale));
     assert_eq!(net.workers[0].take_stats().refused_generation, 1);
     let current = acked(&net, net.generation().into());
@@ -425,7 +441,12 @@ fn marks_survive_a_take_over_and_are_told_with_the_conversation() {
     net.take_over(1);
     net.reconnect(phone, 2);
     net.settle();
-    assert!(frames(&net, phone, "conversation").last().unwrap().contains(r#""recv":1,"read":1"#));
+    assert!(
+        frames(&net, phone, "conversation")
+            .last()
+            .unwrap()
+            .contains(r#""recv":1,"read":1"#)
+    );
 }
 
 #[test]
@@ -496,13 +517,21 @@ fn a_notice_goes_to_the_connection_that_asked_or_to_all_of_the_customers() {
     net.settle();
     assert_eq!(frames(&net, phone, "done").len(), 1);
     assert!(frames(&net, laptop, "done").is_empty());
-    assert_eq!(frames(&net, phone, "queue").len() + frames(&net, laptop, "queue").len(), 2);
+    assert_eq!(
+        frames(&net, phone, "queue").len() + frames(&net, laptop, "queue").len(),
+        2
+    );
 }
 
 #[test]
 fn a_wanted_session_is_asked_for_at_once_and_every_2_s_until_it_is_not_wanted() {
     let (mut net, phone) = one_customer();
-    let wanted = |net: &Net| net.desk.iter().filter(|r| matches!(r.input, Some(Input::Wanted(_)))).count();
+    let wanted = |net: &Net| {
+        net.desk
+            .iter()
+            .filter(|r| matches!(r.input, Some(Input::Wanted(_))))
+            .count()
+    };
     net.say("alice", Role::Customer, "alice", Some(phone));
     net.settle();
     assert_eq!(wanted(&net), 1);
@@ -581,7 +610,11 @@ fn an_open_session_and_a_connection_keep_a_conversation_in_memory() {
     net.persist(usize::MAX / 2);
     net.hear_committed();
     net.tick(130_000);
-    assert_eq!(net.workers[0].residents().0, 2, "alice is connected, bert wants somebody");
+    assert_eq!(
+        net.workers[0].residents().0,
+        2,
+        "alice is connected, bert wants somebody"
+    );
     net.unregister(phone);
     net.tick(130_000);
     assert_eq!(net.workers[0].residents().0, 1);
@@ -641,7 +674,12 @@ fn the_state_of_a_session_is_the_truth_after_everything() {
     net.decide("alice", Some("bo"));
     net.settle();
     assert_eq!(net.state_of("alice").session_state(), SessionState::SessionActive);
-    assert!(frames(&net, phone, "conversation").last().unwrap().contains(r#""state":"active","agent":"bo""#));
+    assert!(
+        frames(&net, phone, "conversation")
+            .last()
+            .unwrap()
+            .contains(r#""state":"active","agent":"bo""#)
+    );
 }
 
 #[test]
@@ -667,6 +705,9 @@ fn an_ack_may_come_through_another_node_for_the_connections_own_user_only() {
         net.item(other, In::Acked(acked));
         net.tick(1_100);
         net.take_actions();
-        assert_eq!(net.last_marks().map(|m| m.customer_recv), (user == "alice").then_some(1));
+        assert_eq!(
+            net.last_marks().map(|m| m.customer_recv),
+            (user == "alice").then_some(1)
+        );
     }
 }

@@ -73,7 +73,12 @@ impl History for AwayStore {
         self.inner.page(key, range, limit).await
     }
 
-    async fn open_sessions(&self, lane: &Lane, epoch: Epoch, partition: Partition) -> Result<Vec<OpenSession>, StoreError> {
+    async fn open_sessions(
+        &self,
+        lane: &Lane,
+        epoch: Epoch,
+        partition: Partition,
+    ) -> Result<Vec<OpenSession>, StoreError> {
         self.check()?;
         self.inner.open_sessions(lane, epoch, partition).await
     }
@@ -154,7 +159,11 @@ impl World {
     pub fn start_with(&self, name: &str, also: impl FnOnce(Service) -> Service) -> Running {
         let tasks = Tasks::new(Drain::new(SOON));
         let options = Options::new(topics(), name.into(), tasks.clone(), self.health.clone());
-        let service = Service::new(options, Arc::clone(&self.log) as Arc<dyn Log>, Arc::clone(&self.store) as Arc<dyn History>);
+        let service = Service::new(
+            options,
+            Arc::clone(&self.log) as Arc<dyn Log>,
+            Arc::clone(&self.store) as Arc<dyn History>,
+        );
         let service = also(service);
         let handle = service.handle();
         tasks.spawn(Kind::Essential, "delivery", service.run(tasks.drain().clone()));
@@ -184,7 +193,9 @@ impl World {
         let producer = self.log.producer().await.unwrap();
         let (topic, at) = (topics().messages().into(), partition(customer));
         let value = wire::codec::encode(record);
-        append(&*producer, topic, at, Some(key(customer).to_key()), Some(value)).await.unwrap();
+        append(&*producer, topic, at, Some(key(customer).to_key()), Some(value))
+            .await
+            .unwrap();
     }
 
     pub fn at(&self, partition: Partition) -> TopicPartition {
@@ -202,7 +213,8 @@ impl World {
         let mut next = Offset(0);
         for record in records {
             next = record.offset.next();
-            let decoded = wire::codec::decode(record.key.as_ref(), record.value.as_ref(), partition, PARTITIONS).unwrap();
+            let decoded =
+                wire::codec::decode(record.key.as_ref(), record.value.as_ref(), partition, PARTITIONS).unwrap();
             let Some(key) = decoded.key else { continue };
             let (state, write) = states.entry(key.clone()).or_default();
             let position = Position::new(Epoch(1), record.offset);
@@ -308,7 +320,10 @@ impl Node {
                 ..Register::default()
             };
             self.send(In::Register(register)).await;
-            match self.next(|item| matches!(item, Item::Registered(_) | Item::NotOwner(_))).await {
+            match self
+                .next(|item| matches!(item, Item::Registered(_) | Item::NotOwner(_)))
+                .await
+            {
                 Item::Registered(registered) => return registered.generation.unwrap().into(),
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
@@ -344,7 +359,9 @@ impl Node {
 
     /// The next event's seq and frame, `placed` included.
     pub async fn push(&mut self) -> (u64, String) {
-        let Item::Push(push) = self.next(|item| matches!(item, Item::Push(_))).await else { unreachable!() };
+        let Item::Push(push) = self.next(|item| matches!(item, Item::Push(_))).await else {
+            unreachable!()
+        };
         (push.seq, text(&push.frame))
     }
 }

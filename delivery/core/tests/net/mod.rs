@@ -13,8 +13,12 @@ use wire::frames::ServerFrame;
 use wire::link::from_node::Item as In;
 use wire::link::from_worker::Item;
 use wire::link::{Acked, FromNode, FromWorker, NodeHello, Place, Register, Since, Unregister};
-use wire::record::{Audience, Decision, DeskRecord, Effect, Kind, Notice, Origin, Record, Role, Sender, Session, SessionState};
-use wire::{ConversationKey, Epoch, Generation, Lane, LaneTopics, Offset, Partition, Position, Seq, Tenant, User, WorkerId};
+use wire::record::{
+    Audience, Decision, DeskRecord, Effect, Kind, Notice, Origin, Record, Role, Sender, Session, SessionState,
+};
+use wire::{
+    ConversationKey, Epoch, Generation, Lane, LaneTopics, Offset, Partition, Position, Seq, Tenant, User, WorkerId,
+};
 
 pub const P: Partition = Partition(0);
 
@@ -155,7 +159,15 @@ impl Net {
         id
     }
 
-    pub fn say_with(&mut self, conversation: &str, role: Role, user: &str, device: Option<usize>, id: &str, audience: Audience) {
+    pub fn say_with(
+        &mut self,
+        conversation: &str,
+        role: Role,
+        user: &str,
+        device: Option<usize>,
+        id: &str,
+        audience: Audience,
+    ) {
         let record = Record {
             version: 1,
             kind: Kind::Message.into(),
@@ -189,7 +201,9 @@ impl Net {
                 user: String::new(),
             }),
             member: agent
-                .map_or("\"closed\":{}".into(), |a| format!("\"assigned\":{{\"agent\":\"{a}\"}}"))
+                .map_or("\"closed\":{}".into(), |a| {
+                    format!("\"assigned\":{{\"agent\":\"{a}\"}}")
+                })
                 .into(),
             effect: Some(Effect {
                 decision: Some(Decision {
@@ -270,7 +284,12 @@ impl Net {
         for entry in &self.log {
             let decoded = codec::decode(entry.key.as_ref(), entry.value.as_ref(), P, 1).unwrap();
             if decoded.key.as_ref() == Some(&key)
-                && let Folded::Event(e) = state.fold(&key, Position::new(Epoch(1), entry.offset), entry.at_ms, &decoded.record)
+                && let Folded::Event(e) = state.fold(
+                    &key,
+                    Position::new(Epoch(1), entry.offset),
+                    entry.at_ms,
+                    &decoded.record,
+                )
             {
                 events.push(content(&e.frame));
             }
@@ -312,7 +331,9 @@ impl Net {
 
     /// The owner reads `n` more records.
     pub fn read(&mut self, n: usize) {
-        let Some(owner) = self.owner.filter(|_| !self.paused) else { return };
+        let Some(owner) = self.owner.filter(|_| !self.paused) else {
+            return;
+        };
         let until = (self.read as usize + n).min(self.log.len());
         let batch: Vec<Entry> = self.log[self.read as usize..until].to_vec();
         self.read = until as u64;
@@ -339,13 +360,21 @@ impl Net {
         for w in 0..self.workers.len() {
             while let Some(action) = self.workers[w].poll_action() {
                 match action {
-                    Action::Produce { to: ProduceTo::Messages, value, .. } => self.log.push(Entry {
+                    Action::Produce {
+                        to: ProduceTo::Messages,
+                        value,
+                        ..
+                    } => self.log.push(Entry {
                         offset: Offset(self.log.len() as u64),
                         at_ms: self.now_ms as i64,
                         key: None,
                         value: Some(value),
                     }),
-                    Action::Produce { to: ProduceTo::Desk, value, .. } => {
+                    Action::Produce {
+                        to: ProduceTo::Desk,
+                        value,
+                        ..
+                    } => {
                         self.desk.push(codec::decode_desk(Some(&value)).unwrap());
                     }
                     Action::Pause { .. } => self.paused = true,
@@ -367,14 +396,23 @@ impl Net {
         let (w, action) = self.pending.remove(which % self.pending.len()).unwrap();
         let now = self.now_ms;
         match action {
-            Action::Load { partition, instance, key } => {
+            Action::Load {
+                partition,
+                instance,
+                key,
+            } => {
                 let loaded = Loaded {
                     state: self.states.get(&key).map(State::encode),
                     marks: self.marks.get(&key).copied().unwrap_or_default(),
                 };
                 self.workers[w].handle_loaded(now, (partition, instance), &key, loaded);
             }
-            Action::ReadPage { token, key, after, limit } => {
+            Action::ReadPage {
+                token,
+                key,
+                after,
+                limit,
+            } => {
                 let rows = self.page(&key, after, limit);
                 let token: PageToken = token;
                 self.workers[w].handle_page(now, token, &rows);
@@ -389,7 +427,11 @@ impl Net {
 
     fn page(&self, key: &ConversationKey, after: Seq, limit: u32) -> Vec<PageRow> {
         let rows = self.rows.get(key).map(Vec::as_slice).unwrap_or_default();
-        rows.iter().filter(|r| r.seq > after).take(limit as usize).cloned().collect()
+        rows.iter()
+            .filter(|r| r.seq > after)
+            .take(limit as usize)
+            .cloned()
+            .collect()
     }
 
     // ---- nodes, devices
@@ -429,7 +471,13 @@ impl Net {
             name: String::new(),
             lane: "core".into(),
         };
-        self.workers[worker].handle_from_node(self.now_ms, link, FromNode { item: Some(In::Hello(hello)) });
+        self.workers[worker].handle_from_node(
+            self.now_ms,
+            link,
+            FromNode {
+                item: Some(In::Hello(hello)),
+            },
+        );
         link
     }
 
@@ -452,13 +500,17 @@ impl Net {
         let device = &mut self.devices[d];
         device.registered = true;
         device.generation = generation;
-        let places = device.seen.iter().filter(|(_, s)| s.begun).map(|(conversation, s)| Place {
-            conversation: conversation.clone(),
-            written: s.written,
-            recv: s.recv,
-            read: s.read,
-            attached: s.attached,
-        });
+        let places = device
+            .seen
+            .iter()
+            .filter(|(_, s)| s.begun)
+            .map(|(conversation, s)| Place {
+                conversation: conversation.clone(),
+                written: s.written,
+                recv: s.recv,
+                read: s.read,
+                attached: s.attached,
+            });
         let register = Register {
             connection: device.connection,
             rank: device.rank,
@@ -587,7 +639,11 @@ impl Net {
     fn at_node(&mut self, node: u64, item: FromWorker) {
         let generation = self.generation();
         let devices = &mut self.devices;
-        let on = |devices: &mut Vec<Device>, connection: u64| devices.iter().position(|d| d.node == node && d.connection == connection);
+        let on = |devices: &mut Vec<Device>, connection: u64| {
+            devices
+                .iter()
+                .position(|d| d.node == node && d.connection == connection)
+        };
         match item.item.unwrap() {
             Item::Push(p) => {
                 if Generation::from(p.generation.unwrap()) < generation {
@@ -603,7 +659,12 @@ impl Net {
                         seen.written = p.seq;
                         seen.events.push((p.seq, content(&p.frame)));
                     } else {
-                        assert!(p.seq <= seen.written, "a hole: {} after {} on {c:x}", p.seq, seen.written);
+                        assert!(
+                            p.seq <= seen.written,
+                            "a hole: {} after {} on {c:x}",
+                            p.seq,
+                            seen.written
+                        );
                     }
                 }
             }
@@ -630,7 +691,7 @@ impl Net {
             Item::Frame(f) => {
                 for c in &f.connections {
                     if let Some(n) = on(devices, *c) {
-                    let device = &mut devices[n];
+                        let device = &mut devices[n];
                         device.frames.push(text(&f.frame));
                     }
                 }
@@ -724,7 +785,12 @@ impl Net {
         for entry in &self.log {
             let decoded = codec::decode(entry.key.as_ref(), entry.value.as_ref(), P, 1).unwrap();
             if decoded.key.as_ref() == Some(&key) {
-                state.fold(&key, Position::new(Epoch(1), entry.offset), entry.at_ms, &decoded.record);
+                state.fold(
+                    &key,
+                    Position::new(Epoch(1), entry.offset),
+                    entry.at_ms,
+                    &decoded.record,
+                );
             }
         }
         state
