@@ -10,7 +10,6 @@
 
 pub mod embedded;
 pub mod kafka;
-mod metric_names;
 mod sinks;
 
 use std::sync::Arc;

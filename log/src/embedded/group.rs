@@ -14,7 +14,7 @@ use wire::{Offset, Partition};
 
 use super::Shared;
 use super::member::Member;
-use crate::{Assigned, TopicPartition, metric_names};
+use crate::{Assigned, TopicPartition};
 
 pub(super) struct Group {
     pub name: String,
@@ -64,12 +64,7 @@ impl Group {
 
     pub fn owns(&self, member: u64, offsets: &[(TopicPartition, Offset)]) -> bool {
         let state = self.state.lock();
-        let owned = offsets.iter().all(|(at, _)| state.owners.get(at) == Some(&member));
-        drop(state);
-        if !owned {
-            metrics::counter!(metric_names::FENCED_COMMITS, "group" => self.name.clone()).increment(1);
-        }
-        owned
+        offsets.iter().all(|(at, _)| state.owners.get(at) == Some(&member))
     }
 
     /// Tells every member.
@@ -130,7 +125,6 @@ impl Group {
         for (member, share) in &shares {
             state.owners.extend(share.iter().map(|at| (at.clone(), member.id)));
         }
-        metrics::counter!(metric_names::REBALANCES, "group" => self.name.clone()).increment(1);
         for (member, share) in shares {
             let assigned: Vec<Assigned> = share
                 .into_iter()

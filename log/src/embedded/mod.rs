@@ -25,6 +25,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
+use process::metrics::LOG_PRODUCE_ERRORS_TOTAL;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use wire::limits::{PRODUCE_IN_FLIGHT_BYTES_MAX, PRODUCE_IN_FLIGHT_MAX};
@@ -38,7 +39,7 @@ use self::store::{Store, TopicRow};
 use self::writer::{Append, Op, Writer};
 use crate::{
     Bounds, Consumer, Log, LogError, LogRecord, ProduceError, Producer, TailEvent, ToProduce, Topic, TopicInfo,
-    TopicPartition, TopicSpec, metric_names,
+    TopicPartition, TopicSpec,
 };
 
 /// The largest record, as Kafka's `max.message.bytes` is by default.
@@ -325,10 +326,9 @@ impl Embedded {
         if let Some(upkeep) = self.upkeep.lock().take() {
             upkeep.stop();
         }
-        if let Some(writer) = self.writer.lock().take() {
-            if writer.join().is_err() {
-                tracing::error!("the embedded log's writer had panicked");
-            }
+        let writer = self.writer.lock().take();
+        if writer.is_some_and(|writer| writer.join().is_err()) {
+            tracing::error!("the embedded log's writer had panicked");
         }
         *self.shared.store.write() = None;
     }
@@ -432,6 +432,12 @@ impl Log for Embedded {
     }
 }
 
+fn count_error(outcome: &str) {
+    LOG_PRODUCE_ERRORS_TOTAL
+        .with(&[("log", "embedded"), ("outcome", outcome)])
+        .increment(1);
+}
+
 struct EmbeddedProducer {
     shared: Arc<Shared>,
 }
@@ -466,7 +472,7 @@ impl Producer for EmbeddedProducer {
         }
         let bytes = chunk::encoded_len(key.as_ref(), value.as_ref(), &headers);
         if bytes > RECORD_BYTES_MAX || headers.iter().any(|(name, _)| name.len() > usize::from(u16::MAX)) {
-            metrics::counter!(metric_names::PRODUCE_ERRORS, "log" => "embedded", "outcome" => "too_large").increment(1);
+            count_error("too_large");
             return Err(ProduceError::TooLarge);
         }
         if let Some(why) = self.shared.failed.read().as_ref() {
@@ -485,8 +491,7 @@ impl Producer for EmbeddedProducer {
             .queue
             .push(Op::Append(append), bytes)
             .map_err(|(refused, _)| {
-                metrics::counter!(metric_names::PRODUCE_ERRORS, "log" => "embedded", "outcome" => "unavailable")
-                    .increment(1);
+                count_error("unavailable");
                 ProduceError::Unavailable(match refused {
                     Refused::Full => "too many records wait to be written".into(),
                     Refused::Closed => "the embedded log was closed".into(),

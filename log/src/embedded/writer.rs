@@ -8,6 +8,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fjall::OwnedWriteBatch;
+use process::metrics::{
+    Counter, Histogram, LOG_APPENDED_TOTAL, LOG_BATCH_RECORDS, LOG_COMMIT_SECONDS, LOG_PRODUCE_ERRORS_TOTAL,
+};
 use tokio::sync::oneshot;
 use wire::Offset;
 
@@ -17,7 +20,7 @@ use super::group::Group;
 use super::partition::{Newest, PartitionLog};
 use super::store::Store;
 use crate::sinks::Sinks;
-use crate::{Appended, CommitError, ProduceError, Reports, TopicPartition, metric_names};
+use crate::{Appended, CommitError, ProduceError, Reports, TopicPartition};
 
 pub(super) enum Op {
     Append(Append),
@@ -60,9 +63,9 @@ pub(super) struct Writer {
     commits: Vec<(Commit, bool)>,
     barriers: Vec<oneshot::Sender<()>>,
     sinks: Sinks,
-    appended: metrics::Counter,
-    batch_records: metrics::Histogram,
-    commit_seconds: metrics::Histogram,
+    appended: Counter,
+    batch_records: Histogram,
+    commit_seconds: Histogram,
 }
 
 impl Writer {
@@ -75,9 +78,9 @@ impl Writer {
             commits: Vec::new(),
             barriers: Vec::new(),
             sinks: Sinks::default(),
-            appended: metrics::counter!(metric_names::APPENDED, "log" => "embedded"),
-            batch_records: metrics::histogram!(metric_names::EMBEDDED_BATCH_RECORDS),
-            commit_seconds: metrics::histogram!(metric_names::EMBEDDED_COMMIT_SECONDS),
+            appended: LOG_APPENDED_TOTAL.with(&[("log", "embedded")]),
+            batch_records: LOG_BATCH_RECORDS.get(),
+            commit_seconds: LOG_COMMIT_SECONDS.get(),
         }
     }
 
@@ -205,8 +208,18 @@ impl Writer {
         for barrier in self.barriers.drain(..) {
             let _ = barrier.send(());
         }
-        if outcome.is_ok() {
-            self.appended.increment(records as u64);
+        match &outcome {
+            Ok(()) => self.appended.increment(records as u64),
+            Err(error) => {
+                let label = if matches!(error, ProduceError::Unknown(_)) {
+                    "unknown"
+                } else {
+                    "unavailable"
+                };
+                LOG_PRODUCE_ERRORS_TOTAL
+                    .with(&[("log", "embedded"), ("outcome", label)])
+                    .increment(records as u64);
+            }
         }
     }
 }

@@ -30,10 +30,7 @@ use super::reader::{Reader, ask_committed, is_passing, list};
 use super::rebalance::{Context, Member};
 use super::wake::Wake;
 use super::{KafkaOptions, blocking, code_of, settings, unavailable};
-use crate::{
-    Assigned, Batch, CommitError, Consumer, ConsumerControl, ConsumerEvent, LogError, Topic, TopicPartition,
-    metric_names,
-};
+use crate::{Assigned, Batch, CommitError, Consumer, ConsumerControl, ConsumerEvent, LogError, Topic, TopicPartition};
 
 const EVENTS_MAX: usize = 32;
 /// Full batches kept for a partition whose owner has no room; beyond it the partition is paused.
@@ -47,6 +44,8 @@ const COMMITS_MAX: usize = 256;
 /// How soon the commit thread sees that its member has ended.
 const COMMIT_LOOK: Duration = Duration::from_millis(200);
 const SEEK_WITHIN: Duration = Duration::from_secs(2);
+/// A start is tried this often, `IDLE` or less apart: right after an assignment librdkafka may not be ready to seek.
+const START_TRIES: u32 = 40;
 /// A close that takes longer goes on without its caller.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -73,8 +72,15 @@ pub(super) struct Reading {
 
 /// What the control asks of the poll thread.
 pub(super) enum Command {
-    Start(TopicPartition, Offset, oneshot::Sender<Result<(), LogError>>),
+    Start(Start),
     Pause(TopicPartition, bool),
+}
+
+pub(super) struct Start {
+    at: TopicPartition,
+    from: Offset,
+    reply: oneshot::Sender<Result<(), LogError>>,
+    tried: u32,
 }
 
 struct CommitRequest {
@@ -166,7 +172,7 @@ fn poll_thread(member: &Arc<Member>, consumer: Arc<BaseConsumer<Context>>) {
         member.tell_assigned(&consumer);
         member.poll_round(&consumer);
         let blocked = !member.hand_over(&consumer);
-        let waiting = blocked || !member.polled.lock().untold.is_empty();
+        let waiting = blocked || !member.polled.lock().untold.is_empty() || !member.commands.lock().is_empty();
         member.wake.sleep(if waiting { BLOCKED } else { IDLE });
     }
     member.closing.store(true, Ordering::Release);
@@ -223,15 +229,23 @@ impl Member {
     }
 
     fn run_commands(&self, consumer: &BaseConsumer<Context>) {
+        // What could not be done yet.
+        let mut again = Vec::new();
         loop {
             let Some(command) = self.commands.lock().pop_front() else {
+                self.commands.lock().extend(again);
                 return;
             };
             match command {
-                Command::Start(at, from, reply) => {
-                    let result = self.start(consumer, &at, from);
-                    let _ = reply.send(result);
-                }
+                Command::Start(mut start) => match self.start(consumer, &start) {
+                    Err(LogError::Unavailable(_)) if start.tried < START_TRIES => {
+                        start.tried += 1;
+                        again.push(Command::Start(start));
+                    }
+                    result => {
+                        let _ = start.reply.send(result);
+                    }
+                },
                 Command::Pause(at, pause) => {
                     let mut polled = self.polled.lock();
                     let Some(reading) = polled.readings.iter_mut().find(|r| r.at == at) else {
@@ -255,22 +269,27 @@ impl Member {
         }
     }
 
-    fn start(&self, consumer: &BaseConsumer<Context>, at: &TopicPartition, from: Offset) -> Result<(), LogError> {
+    fn start(&self, consumer: &BaseConsumer<Context>, start: &Start) -> Result<(), LogError> {
+        let Start { at, from, tried, .. } = start;
         let mut polled = self.polled.lock();
         let untold = polled.untold.contains(at);
-        let Some(reading) = polled.readings.iter_mut().find(|r| r.at == *at && !untold) else {
-            return Err(LogError::Failed(format!(
-                "{} {} is not assigned to this member",
-                at.topic, at.partition
-            )));
-        };
+        if untold || !polled.readings.iter().any(|r| r.at == *at) {
+            let what = format!("{} {} is not assigned to this member", at.topic, at.partition);
+            return Err(LogError::Failed(what));
+        }
+        if *tried == START_TRIES / 2 {
+            // librdkafka gives a partition up after an offset out of range; only a new assignment revives it.
+            assign_again(consumer, &polled.readings)?;
+        }
         // What an earlier start had fetched.
         hold(consumer, at)?;
-        go_on(consumer, at, from)?;
-        *reading = Reading {
-            next: Some(from),
-            ..Reading::new(at.clone())
-        };
+        go_on(consumer, at, *from)?;
+        if let Some(reading) = polled.readings.iter_mut().find(|r| r.at == *at) {
+            *reading = Reading {
+                next: Some(*from),
+                ..Reading::new(at.clone())
+            };
+        }
         Ok(())
     }
 
@@ -311,6 +330,24 @@ impl Member {
         }
         all
     }
+}
+
+/// Assigns what is assigned, each partition where it is.
+fn assign_again(consumer: &BaseConsumer<Context>, readings: &[Reading]) -> Result<(), LogError> {
+    let mut all = TopicPartitionList::with_capacity(readings.len());
+    for Reading { at, next, .. } in readings {
+        let place = KafkaOffset::Offset(next.unwrap_or(Offset::ZERO).0 as i64);
+        let added = all.add_partition_offset(&at.topic, at.partition.0 as i32, place);
+        added.map_err(unavailable)?;
+    }
+    consumer.assign(&all).map_err(unavailable)?;
+    for reading in readings
+        .iter()
+        .filter(|r| r.next.is_none() || r.asked_to_pause || r.held)
+    {
+        hold(consumer, &reading.at)?;
+    }
+    Ok(())
 }
 
 fn hold(consumer: &BaseConsumer<Context>, at: &TopicPartition) -> Result<(), LogError> {
@@ -376,7 +413,6 @@ fn commit_thread(member: &Member, consumer: &BaseConsumer<Context>, requests: &R
         let (mut wanted, mut replies) = (HashMap::new(), Vec::new());
         for request in std::iter::once(first).chain(requests.try_iter().take(COMMITS_MAX)) {
             if lost || request.offsets.iter().any(|(at, _)| !owned.contains(at)) {
-                metrics::counter!(metric_names::FENCED_COMMITS, "group" => member.group.clone()).increment(1);
                 let _ = request.reply.send(Err(CommitError::Fenced));
                 continue;
             }
@@ -385,9 +421,6 @@ fn commit_thread(member: &Member, consumer: &BaseConsumer<Context>, requests: &R
         }
         let result = commit(consumer, &wanted);
         drop(owned);
-        if result == Err(CommitError::Fenced) {
-            metrics::counter!(metric_names::FENCED_COMMITS, "group" => member.group.clone()).increment(1);
-        }
         for reply in replies {
             let _ = reply.send(result.clone());
         }
@@ -442,7 +475,12 @@ impl ConsumerControl for Control {
         let (reader, asked) = (self.reader.clone(), at.clone());
         blocking(move || reader.in_range(&asked, from)).await?;
         let (reply, answer) = oneshot::channel();
-        self.command(Command::Start(at.clone(), from, reply));
+        self.command(Command::Start(Start {
+            at: at.clone(),
+            from,
+            reply,
+            tried: 0,
+        }));
         answer
             .await
             .map_err(|_| LogError::Unavailable("the member has left its group".into()))?

@@ -111,6 +111,20 @@ fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     error.rdkafka_error_code()
 }
 
+/// The label of an error that librdkafka reports.
+fn kind_of(error: &KafkaError) -> &'static str {
+    match code_of(error) {
+        Some(RDKafkaErrorCode::AllBrokersDown) => "all_brokers_down",
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve | RDKafkaErrorCode::OperationTimedOut,
+        ) => "transport",
+        Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::SSL) => {
+            "authentication"
+        }
+        _ => "other",
+    }
+}
+
 /// Runs what blocks on a thread where that is allowed.
 async fn blocking<T: Send + 'static>(
     run: impl FnOnce() -> Result<T, LogError> + Send + 'static,

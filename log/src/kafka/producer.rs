@@ -3,8 +3,8 @@
 //! The `sent` rule: a report is `Ok` only if its offset is above every offset reported before for that partition by this
 //! producer. librdkafka reports a duplicate sequence number as success, with an offset that says nothing (gotcha 2).
 //!
-//! rdkafka's `poll` returns only at its deadline, so sinks are flushed from the delivery callback as well: when nothing is
-//! left in flight, and every `FLUSH_EVERY` reports; a round is short. With nothing in flight the thread sleeps.
+//! rdkafka's `poll` returns only at its deadline, and spins through the last part of a millisecond. So the thread polls
+//! without waiting until no report comes any more, flushes the sinks, and sleeps: shortly while something is in flight.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
+use process::metrics::{
+    Counter, KAFKA_ERRORS_TOTAL, KAFKA_PRODUCER_REPLACED_TOTAL, LOG_APPENDED_TOTAL, LOG_PRODUCE_ERRORS_TOTAL,
+};
 use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -25,11 +28,11 @@ use wire::limits::{PRODUCE_IN_FLIGHT_BYTES_MAX, PRODUCE_IN_FLIGHT_MAX};
 use super::wake::Wake;
 use super::{InFlight, KafkaOptions, code_of, settings, unavailable};
 use crate::sinks::Sinks;
-use crate::{Appended, LogError, ProduceError, Producer, Reports, ToProduce, TopicPartition, metric_names};
+use crate::{Appended, LogError, ProduceError, Producer, Reports, ToProduce, TopicPartition};
 
-const ROUND: Duration = Duration::from_millis(1);
+/// Reports are looked for this often while something is in flight: costs their latency half of it, and 1 % of a core.
+const ROUND: Duration = Duration::from_micros(400);
 const IDLE_ROUND: Duration = Duration::from_millis(500);
-const FLUSH_EVERY: usize = 64;
 /// What a record in flight costs besides its bytes.
 const RECORD_OVERHEAD_BYTES: usize = 256;
 /// The new inner producer after a fatal error is tried again this often.
@@ -51,11 +54,13 @@ struct Flight {
     process: Arc<InFlight>,
     /// Of this producer.
     records: AtomicUsize,
-    unflushed: Mutex<(Sinks, usize)>,
+    unflushed: Mutex<Sinks>,
+    /// Reports so far.
+    reported: AtomicUsize,
     wake: Wake,
     fatal: AtomicBool,
     stopping: AtomicBool,
-    appended: metrics::Counter,
+    appended: Counter,
 }
 
 pub(super) struct Pending {
@@ -75,6 +80,9 @@ impl ClientContext for Context {
             self.0.fatal.store(true, Ordering::Release);
             self.0.wake.ring();
         } else {
+            KAFKA_ERRORS_TOTAL
+                .with(&[("kind", super::kind_of(&error))])
+                .increment(1);
             tracing::warn!(%error, reason, "Kafka producer");
         }
     }
@@ -123,11 +131,10 @@ impl Flight {
         true
     }
 
-    /// Whether this was the last one in flight.
-    fn release(&self, bytes: usize) -> bool {
+    fn release(&self, bytes: usize) {
         self.process.records.fetch_sub(1, Ordering::AcqRel);
         self.process.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        self.records.fetch_sub(1, Ordering::AcqRel) == 1
+        self.records.fetch_sub(1, Ordering::AcqRel);
     }
 
     fn report(&self, pending: Pending, outcome: Result<Appended, ProduceError>) {
@@ -136,19 +143,13 @@ impl Flight {
             Err(error) => count_error(error),
         }
         pending.reports.report(pending.token, outcome);
-        let mut unflushed = self.unflushed.lock();
-        unflushed.0.add(pending.reports);
-        unflushed.1 += 1;
-        if self.release(pending.bytes) || unflushed.1 >= FLUSH_EVERY {
-            unflushed.0.flush();
-            unflushed.1 = 0;
-        }
+        self.unflushed.lock().add(pending.reports);
+        self.reported.fetch_add(1, Ordering::Release);
+        self.release(pending.bytes);
     }
 
     fn flush_sinks(&self) {
-        let mut unflushed = self.unflushed.lock();
-        unflushed.0.flush();
-        unflushed.1 = 0;
+        self.unflushed.lock().flush();
     }
 }
 
@@ -158,7 +159,9 @@ fn count_error(error: &ProduceError) {
         ProduceError::Unknown(_) => "unknown",
         ProduceError::TooLarge => "too_large",
     };
-    metrics::counter!(metric_names::PRODUCE_ERRORS, "log" => "kafka", "outcome" => outcome).increment(1);
+    LOG_PRODUCE_ERRORS_TOTAL
+        .with(&[("log", "kafka"), ("outcome", outcome)])
+        .increment(1);
 }
 
 impl KafkaProducer {
@@ -169,10 +172,11 @@ impl KafkaProducer {
             process,
             records: AtomicUsize::new(0),
             unflushed: Mutex::default(),
+            reported: AtomicUsize::new(0),
             wake: Wake::default(),
             fatal: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            appended: metrics::counter!(metric_names::APPENDED, "log" => "kafka"),
+            appended: LOG_APPENDED_TOTAL.with(&[("log", "kafka")]),
         });
         let current = config
             .create_with_context(Context(flight.clone()))
@@ -198,14 +202,11 @@ impl Inner {
     fn poll(&self, last_words: Duration) {
         let mut deadline = None;
         loop {
-            if self.flight.records.load(Ordering::Acquire) == 0 {
-                if self.flight.stopping.load(Ordering::Acquire) {
-                    return;
-                }
-                self.flight.wake.sleep(IDLE_ROUND);
+            self.take_reports();
+            let idle = self.flight.records.load(Ordering::Acquire) == 0;
+            if idle && self.flight.stopping.load(Ordering::Acquire) {
+                return;
             }
-            self.current.read().poll(ROUND);
-            self.flight.flush_sinks();
             if self.flight.fatal.load(Ordering::Acquire) {
                 self.replace();
             }
@@ -216,7 +217,25 @@ impl Inner {
                     return;
                 }
             }
+            if idle {
+                self.flight.wake.sleep(IDLE_ROUND);
+            } else {
+                std::thread::sleep(ROUND);
+            }
         }
+    }
+
+    /// One poll carries out one event: the reports of one answer of a broker for one partition.
+    fn take_reports(&self) {
+        let current = self.current.read();
+        loop {
+            let before = self.flight.reported.load(Ordering::Acquire);
+            current.poll(Duration::ZERO);
+            if self.flight.reported.load(Ordering::Acquire) == before {
+                break;
+            }
+        }
+        self.flight.flush_sinks();
     }
 
     fn replace(&self) {
@@ -226,7 +245,7 @@ impl Inner {
                 // Purges what it holds: each gets its report, `Unknown`.
                 drop(old);
                 self.flight.fatal.store(false, Ordering::Release);
-                metrics::counter!(metric_names::PRODUCERS_REPLACED).increment(1);
+                KAFKA_PRODUCER_REPLACED_TOTAL.get().increment(1);
             }
             Err(error) => {
                 tracing::error!(%error, "a new Kafka producer could not be made");

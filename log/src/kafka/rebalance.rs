@@ -1,6 +1,8 @@
 //! What a member does when partitions come and go. Runs inside `poll`, on the member's own thread.
 //!
-//! Coming: assigned at the end and paused at once, so nothing is fetched before `start` seeks. Going: `Revoked` is handed
+//! Coming: assigned at an absolute offset and paused at once, so nothing is fetched before `start` seeks. (Never at a logical
+//! one: librdkafka asks for an outdated answer about it again after 500 ms, and then moves the partition there, past a
+//! seek that was made meanwhile.) Going: `Revoked` is handed
 //! over and its `done` awaited for a bounded time, while the commit thread goes on committing for the owner; then, under the
 //! commit lock, ownership ends before librdkafka is told. A commit holds that lock from its check of the ownership to the
 //! broker's answer: so none can be sent with the generation of a later assignment.
@@ -11,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
+use process::metrics::KAFKA_ERRORS_TOTAL;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset as KafkaOffset;
@@ -23,7 +26,7 @@ use wire::Partition;
 use super::KafkaOptions;
 use super::consumer::{Command, Polled, Reading};
 use super::wake::Wake;
-use crate::{ConsumerEvent, TopicPartition, metric_names};
+use crate::{ConsumerEvent, TopicPartition};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -46,6 +49,9 @@ pub(super) struct Context(pub Arc<Member>);
 
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
+        KAFKA_ERRORS_TOTAL
+            .with(&[("kind", super::kind_of(&error))])
+            .increment(1);
         tracing::warn!(group = self.0.group, %error, reason, "Kafka consumer");
     }
 }
@@ -70,8 +76,7 @@ impl ConsumerContext for Context {
 
 impl Member {
     fn take(&self, consumer: &BaseConsumer<Context>, list: &mut TopicPartitionList) -> Result<(), KafkaError> {
-        metrics::counter!(metric_names::REBALANCES, "group" => self.group.clone()).increment(1);
-        list.set_all_offsets(KafkaOffset::End)?;
+        list.set_all_offsets(KafkaOffset::Offset(0))?;
         consumer.assign(list)?;
         if list.count() > 0 {
             consumer.pause(list)?;

@@ -362,7 +362,7 @@ async fn put(producer: &dyn Producer, at: &TopicPartition, key: &str, value: Opt
         Bytes::copy_from_slice(key.as_bytes()),
         value.map(|v| Bytes::copy_from_slice(v.as_bytes())),
     );
-    append(&*producer, at.topic.clone(), at.partition, Some(key), value)
+    append(producer, at.topic.clone(), at.partition, Some(key), value)
         .await
         .expect("appended");
 }
