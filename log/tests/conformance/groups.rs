@@ -12,6 +12,7 @@ behaviours![
     an_assigned_partition_is_silent_until_it_is_started,
     a_start_out_of_range_is_refused,
     a_started_partition_comes_in_order_and_goes_live,
+    what_is_appended_around_a_start_comes_without_a_hole,
     two_members_share_all_partitions_and_none_is_owned_twice,
     groups_do_not_share,
     what_is_handed_over_goes_on_at_the_commit,
@@ -80,6 +81,36 @@ async fn a_started_partition_comes_in_order_and_goes_live(world: &World) {
     fill(&world.other, &at, numbered(2_000..2_050)).await;
     member.until_got(&at, 1_950).await;
     assert_eq!(texts(&member.got[&at]), numbered(100..2_050).collect::<Vec<_>>());
+    member.consumer.control.close().await;
+}
+
+/// librdkafka once moved a partition to the end, half a second after it was started elsewhere.
+async fn what_is_appended_around_a_start_comes_without_a_hole(world: &World) {
+    let (topic, _, mut member) = one_member(world, 6).await;
+    let producer = world.log.producer().await.expect("a producer");
+    let sink = std::sync::Arc::new(Sink::default());
+    for partition in 0..6 {
+        member
+            .consumer
+            .control
+            .start(&at(&topic, partition), Offset::ZERO)
+            .await
+            .expect("started");
+    }
+    for round in 0..75u64 {
+        for partition in 0..6 {
+            let value = format!("v{round}");
+            producer
+                .produce(record(&at(&topic, partition), "k", value, round, &sink))
+                .expect("handed over");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for partition in 0..6 {
+        let at = at(&topic, partition);
+        member.until_got(&at, 75).await;
+        assert_eq!(texts(&member.got[&at]), numbered(0..75).collect::<Vec<_>>());
+    }
     member.consumer.control.close().await;
 }
 
