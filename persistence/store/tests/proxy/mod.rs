@@ -1,7 +1,6 @@
 //! A TCP proxy that can fall silent or refuse, to stand between the store and its server.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,19 +65,30 @@ async fn pump(
 ) {
     let mut bytes = vec![0; 16 * 1024];
     loop {
-        let mode = *modes.borrow_and_update();
-        tokio::select! {
-            changed = modes.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(Duration::ZERO), if mode == Mode::Refuse => return,
-            read = from.read(&mut bytes) => match read {
-                Ok(0) | Err(_) => return,
-                // What was swallowed is gone for good: such a connection never heals, as on a real network.
-                Ok(_) if mode == Mode::Silent => {
-                    modes.wait_for(|mode| *mode != Mode::Silent).await.ok();
+        if *modes.borrow_and_update() == Mode::Refuse {
+            return;
+        }
+        let read = tokio::select! {
+            changed = modes.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            read = from.read(&mut bytes) => read,
+        };
+        // As it is now, not as it was when the read began: nothing passes after `set` has returned.
+        let mode = *modes.borrow();
+        match (read, mode) {
+            (Ok(0) | Err(_), _) | (_, Mode::Refuse) => return,
+            (Ok(n), Mode::Pass) => {
+                if to.write_all(&bytes[..n]).await.is_err() {
                     return;
                 }
-                Ok(n) => if to.write_all(&bytes[..n]).await.is_err() { return },
-            },
+            }
+            // What was swallowed is gone for good: such a connection never heals, as on a real network.
+            (Ok(_), Mode::Silent) => {
+                modes.wait_for(|mode| *mode != Mode::Silent).await.ok();
+                return;
+            }
         }
     }
 }
