@@ -20,13 +20,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
+use crate::addresses::Slot;
 use crate::node::Node;
 
 /// When and from where a socket came; an extension of every request on it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Accepted {
     pub at: Instant,
     pub peer: SocketAddr,
+    /// Its share of what its address may hold; kept as long as the socket.
+    pub slot: Option<Arc<Slot>>,
 }
 
 /// Out of descriptors: nothing gets better by trying at once.
@@ -44,13 +47,20 @@ where
     while let Some(accepted) = drain.unless_started(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
+                let max = node.limits.connections_per_address_max;
+                let slot = if max == 0 {
+                    None
+                } else {
+                    node.addresses.enter(peer.ip(), max)
+                };
                 // Small frames must not wait for each other's acknowledgements.
-                if stream.set_nodelay(true).is_err() {
+                if (max > 0 && slot.is_none()) || stream.set_nodelay(true).is_err() {
                     continue;
                 }
                 let accepted = Accepted {
                     at: Instant::now(),
                     peer,
+                    slot,
                 };
                 node.tasks.spawn(
                     Kind::Background,
@@ -115,9 +125,9 @@ async fn serve_requests<S>(node: Arc<Node>, stream: S, accepted: Accepted, setti
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let router = settings.router;
+    let (router, peer) = (settings.router, accepted.peer);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(accepted);
+        request.extensions_mut().insert(accepted.clone());
         router.clone().oneshot(request.map(Body::new))
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -132,7 +142,7 @@ where
     tokio::select! {
         result = connection.as_mut() => {
             if let Err(error) = result {
-                tracing::debug!(peer = %accepted.peer, %error, "an HTTP connection ended badly");
+                tracing::debug!(%peer, %error, "an HTTP connection ended badly");
             }
             return;
         }

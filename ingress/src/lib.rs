@@ -6,11 +6,13 @@
 //! When a node dies its connections die with it, and clients come back elsewhere with `since`; what was `sent` is in the log.
 
 mod accept;
+mod addresses;
 mod auth;
 mod bearer;
 mod clock;
 mod conn;
 mod connection;
+mod cors;
 mod drain;
 mod error;
 mod handshake;

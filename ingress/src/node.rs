@@ -14,6 +14,7 @@ use store::History;
 use wire::frames::{Connected as ConnectedFrame, ServerFrame, Since};
 use wire::{CloseCode, ConnectionId, ConversationKey, Device, LaneTopics, NodeId, Tenant, event, limits};
 
+use crate::addresses::Addresses;
 use crate::auth::Verifier;
 use crate::clock::Clock;
 use crate::conn::{Conn, NewConn, Transport};
@@ -41,6 +42,7 @@ pub struct Node {
     pub control: ControlView,
     pub history: Arc<dyn History>,
     pub links: Links,
+    pub addresses: Addresses,
     pub tasks: Tasks,
     pub health: Health,
     producer: ArcSwapOption<ProducerCell>,
@@ -94,6 +96,7 @@ impl Node {
             name: parts.name,
             messages_topic: parts.topics.messages().into(),
             desk_topic: parts.topics.desk().into(),
+            addresses: Addresses::default(),
             links: Links::new(parts.topics.partitions),
             topics: parts.topics,
             clock: Clock::start(),

@@ -21,7 +21,7 @@ use crate::links::{LinkContext, LinkTls, LocalDialer, run_owners};
 use crate::node::{Node, NodeParts};
 use crate::problem::Problem;
 use crate::tenants::TenantState;
-use crate::{drain, http, presence, sweep, tcp, tls};
+use crate::{cors, drain, http, presence, sweep, tcp, tls};
 
 /// What a node is told.
 pub struct Options {
@@ -222,7 +222,7 @@ fn router(node: Arc<Node>, extra: Option<Router>) -> Router {
     let ours = http::routes()
         .layer(DefaultBodyLimit::max(http::POST_BYTES_MAX))
         .layer(middleware::from_fn_with_state(Arc::clone(&node), in_time))
-        .with_state(node);
+        .with_state(Arc::clone(&node));
     let all = match extra {
         Some(extra) => ours.merge(extra),
         None => ours,
@@ -232,6 +232,7 @@ fn router(node: Arc<Node>, extra: Option<Router>) -> Router {
             Problem::with_status(405, "bad_frame", "this address has other methods")
         })
         .layer(middleware::map_response(as_problem))
+        .layer(middleware::from_fn_with_state(node, cors::answer))
 }
 
 /// A request whose body does not come, or whose work does not end, is given up. Streams answer at once, and then live on.

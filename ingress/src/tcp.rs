@@ -14,6 +14,7 @@ use wire::CloseCode;
 use wire::frames::{CloseFrame, ServerFrame};
 
 use crate::accept::{Accepted, first_byte};
+use crate::addresses::Slot;
 use crate::conn::Transport;
 use crate::connection::{FrameStream, Incoming};
 use crate::handshake;
@@ -29,9 +30,27 @@ pub async fn serve(node: Arc<Node>, stream: TcpStream, accepted: Accepted, tls: 
         return;
     }
     match tls {
-        None => handshake::run(node, Framing::new(stream), None, Transport::Tcp, deadline).await,
+        None => {
+            handshake::run(
+                node,
+                Framing::new(stream, accepted.slot),
+                None,
+                Transport::Tcp,
+                deadline,
+            )
+            .await
+        }
         Some(acceptor) => match tokio::time::timeout_at(deadline, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => handshake::run(node, Framing::new(stream), None, Transport::Tcp, deadline).await,
+            Ok(Ok(stream)) => {
+                handshake::run(
+                    node,
+                    Framing::new(stream, accepted.slot),
+                    None,
+                    Transport::Tcp,
+                    deadline,
+                )
+                .await
+            }
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => {}
         },
@@ -46,16 +65,19 @@ struct Framing<S> {
     outgoing: Vec<u8>,
     written: usize,
     closing: bool,
+    /// Its share of what its address may hold.
+    _slot: Option<Arc<Slot>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Framing<S> {
-    fn new(io: S) -> Self {
+    fn new(io: S, slot: Option<Arc<Slot>>) -> Self {
         Self {
             io,
             incoming: BytesMut::new(),
             outgoing: Vec::new(),
             written: 0,
             closing: false,
+            _slot: slot,
         }
     }
 }

@@ -14,6 +14,7 @@ use process::Kind;
 use wire::{CloseCode, ErrorCode, limits};
 
 use crate::accept::Accepted;
+use crate::addresses::Slot;
 use crate::conn::Transport;
 use crate::connection::{FrameStream, Incoming};
 use crate::handshake;
@@ -56,13 +57,20 @@ pub async fn connect(
         .on_upgrade(move |socket| {
             // Not kept inside axum's task: a connection's own task is smaller, and the process knows of it.
             let tasks = node.tasks.clone();
-            let greeting = handshake::run(node, WsStream(socket), origin, Transport::WebSocket, deadline);
+            let greeting = handshake::run(
+                node,
+                WsStream(socket, accepted.slot),
+                origin,
+                Transport::WebSocket,
+                deadline,
+            );
             tasks.spawn(Kind::Background, "handshake", Box::pin(greeting));
             std::future::ready(())
         })
 }
 
-struct WsStream(WebSocket);
+/// The socket, and its share of what its address may hold.
+struct WsStream(WebSocket, #[allow(dead_code)] Option<Arc<Slot>>);
 
 impl FrameStream for WsStream {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
@@ -119,4 +127,22 @@ fn close_message(code: CloseCode) -> Message {
 /// The one error after which the peer still understands a close. axum hides the library's type; its words are stable.
 fn is_too_large(error: &axum::Error) -> bool {
     error.to_string().contains("Message too long")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::Conn;
+    use crate::connection::ConnectionTask;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // Beside these: the socket's own 1 KiB read buffer, the runtime's and the allocator's share.
+        assert!(
+            size_of::<ConnectionTask<WsStream>>() <= 512,
+            "{}",
+            size_of::<ConnectionTask<WsStream>>()
+        );
+        assert!(size_of::<Conn>() <= 640, "{}", size_of::<Conn>());
+    }
 }

@@ -1,5 +1,7 @@
 //! The HTTP API: history, send, problems, and its own description.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+
 mod common;
 
 use common::*;
@@ -196,6 +198,26 @@ async fn an_agent_without_a_connection_sends_where_the_owner_says_it_may() {
         assert_eq!(got.0, status);
     }
     assert_eq!(send(&node, "alice", token("root", "tenant_admin"), body).await.0, 403);
+}
+
+#[tokio::test]
+async fn a_page_of_a_listed_origin_may_use_the_api_and_others_are_not_told_so() {
+    let node = start().await;
+    for (origin, allowed) in [("https://shop.example", true), ("https://evil.example", false)] {
+        let ask = reqwest::Client::new().request(reqwest::Method::OPTIONS, format!("{}{EVENTS}", node.http()));
+        let answer = soon(ask.header("origin", origin).send()).await.unwrap();
+        assert_eq!(answer.status(), if allowed { 204 } else { 403 });
+        let read = reqwest::Client::new()
+            .get(format!("{}{EVENTS}", node.http()))
+            .header("origin", origin);
+        let answer = soon(read.bearer_auth(token("alice", "customer")).send()).await.unwrap();
+        assert_eq!(answer.status(), if allowed { 200 } else { 403 });
+        let told = answer
+            .headers()
+            .get("access-control-allow-origin")
+            .map(|o| o.to_str().unwrap());
+        assert_eq!(told, allowed.then_some(origin));
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The other transports: raw TCP, server-sent events, long polling, and frames by POST. One session core, four ways in.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+
 mod common;
 
 use common::*;
@@ -290,4 +292,18 @@ async fn a_stream_that_is_refused_is_a_problem() {
     assert_eq!(alice.recv().await["close"]["code"], 3000);
     let mut rest = std::pin::pin!(futures::stream::once(alice.response.chunk()));
     assert!(matches!(rest.next().await, Some(Ok(None))));
+}
+
+#[tokio::test]
+async fn an_address_holds_only_so_many_sockets_and_gets_them_back() {
+    let mut config = config();
+    config.limits.connections_per_address_max = 1;
+    let node = start_with(config, |_| {}).await;
+    let alice = node.connect("alice", "customer").await;
+    let mut refused = Tcp::open(&node).await;
+    assert!(soon(refused.0.read_u32()).await.is_err());
+    drop(alice);
+    until("the connection is gone", || node.handle.open_connections() == 0).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    node.connect("alice", "customer").await;
 }

@@ -1,5 +1,7 @@
 //! A node's WebSocket edge, from a real socket to a log and a worker played by the test.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+
 mod common;
 
 use std::time::Duration;

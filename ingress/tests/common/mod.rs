@@ -1,4 +1,5 @@
 //! A node with nothing behind it: a log in memory, a store of one page, and a worker played by the test.
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(dead_code)] // each test file uses its own part
 
 use std::collections::HashMap;
@@ -44,8 +45,11 @@ pub enum Mood {
     Silent,
 }
 
+/// Topic, partition, key and value of a record.
+type Produced = (String, Partition, Option<Bytes>, Bytes);
+
 pub struct FakeLog {
-    pub records: Mutex<Vec<(String, Partition, Option<Bytes>, Bytes)>>,
+    pub records: Mutex<Vec<Produced>>,
     pub mood: Mutex<Mood>,
     owners: Mutex<(Vec<LogRecord>, Vec<mpsc::Sender<TailEvent>>)>,
 }
@@ -237,6 +241,14 @@ pub struct WorkerLink {
 }
 
 impl WorkerLink {
+    pub fn new(from_node: mpsc::Receiver<ToWorker>, to_node: mpsc::Sender<ToNode>) -> Self {
+        Self {
+            from_node,
+            to_node,
+            waiting: Default::default(),
+        }
+    }
+
     /// The next item that is no heartbeat.
     pub async fn next(&mut self) -> from_node::Item {
         loop {
@@ -373,6 +385,11 @@ pub async fn start() -> TestNode {
 }
 
 pub async fn start_with(config: Config, change: impl FnOnce(&mut Options)) -> TestNode {
+    start_with_dialer(config, change, true).await
+}
+
+/// Without a dialer all workers are elsewhere.
+pub async fn start_with_dialer(config: Config, change: impl FnOnce(&mut Options), local: bool) -> TestNode {
     let drain = Drain::new(Duration::from_secs(6));
     let tasks = Tasks::new(drain.clone());
     let log = FakeLog::new();
@@ -382,12 +399,7 @@ pub async fn start_with(config: Config, change: impl FnOnce(&mut Options)) -> Te
     let dialer: LocalDialer = Arc::new(move |_| {
         let (to_worker, from_node) = mpsc::channel(64);
         let (to_node, from_worker) = mpsc::channel(64);
-        let link = WorkerLink {
-            from_node,
-            to_node,
-            waiting: Default::default(),
-        };
-        links_in.try_send(link).ok()?;
+        links_in.try_send(WorkerLink::new(from_node, to_node)).ok()?;
         Some((to_worker, from_worker))
     });
     let mut options = Options::new(Arc::new(config));
@@ -398,7 +410,7 @@ pub async fn start_with(config: Config, change: impl FnOnce(&mut Options)) -> Te
         control: control.clone(),
         health: Health::new(),
         tasks: tasks.clone(),
-        local_dialer: Some(dialer),
+        local_dialer: local.then_some(dialer),
     };
     let service = Service::bind(options, deps).await.unwrap();
     let handle = service.handle();
@@ -517,13 +529,12 @@ impl Ws {
     /// The code the server closes with; frames before it are passed over.
     pub async fn closed(&mut self) -> u16 {
         loop {
-            match soon(self.0.next())
+            let message = soon(self.0.next())
                 .await
                 .expect("a close comes before the end")
-                .unwrap()
-            {
-                Message::Close(frame) => return frame.unwrap().code.into(),
-                _ => {}
+                .unwrap();
+            if let Message::Close(frame) = message {
+                return frame.unwrap().code.into();
             }
         }
     }
