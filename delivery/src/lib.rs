@@ -2,7 +2,7 @@
 //! it. What to do is decided by the pure core; this crate carries it out.
 //!
 //! Walk: `driver` (the only `select!`: one wake-up takes all that has come, asks the core, hands out what came of it) →
-//! `ownership` (a partition's life: claimed, announced, read, handed over) → `owners` (who says it owns what) → `work` (loads,
+//! `duties` (partitions claimed, handed over, lost, stopped) → `ownership` (a partition's life: claimed, announced, read, handed over) → `owners` (who says it owns what) → `work` (loads,
 //! pages and questions to the log, beside the loop) → `ports` (links as bounded channels) → `link_server` (gRPC).
 //!
 //! What happens when it dies: nothing is lost. Its partitions go to another worker, which starts at persistence's committed
@@ -10,6 +10,7 @@
 
 mod clock;
 mod driver;
+mod duties;
 mod error;
 mod handle;
 mod link_server;
@@ -17,14 +18,15 @@ mod meters;
 mod owners;
 mod ownership;
 mod ports;
+mod service;
 mod work;
 
 use wire::LaneTopics;
 
-pub use driver::Service;
 pub use error::{Alarm, Error};
 pub use handle::Handle;
 pub use link_server::LinkTls;
+pub use service::Service;
 
 /// What a delivery service is told.
 #[derive(Clone)]

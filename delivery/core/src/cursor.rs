@@ -113,6 +113,7 @@ pub(crate) struct Cursor {
     /// Was attached at an earlier owner, and is not any more: the detaching event is found by its bytes.
     pub leaving: bool,
     /// `placed` of dropped repeats that wait for the cursor to pass their seq.
+    #[allow(clippy::box_collection)] // almost always absent: a third of a Vec's size
     pub placed: Option<Box<Vec<(u64, Bytes)>>>,
 }
 

@@ -10,6 +10,7 @@
 mod action;
 mod cursor;
 mod frames;
+mod heard;
 mod link;
 mod marks;
 mod memory;

@@ -8,10 +8,11 @@ use wire::link::{FromNode, FromWorker, NodeHello, NotOwner, WorkerHello};
 use wire::{ConversationKey, Generation, LaneTopics, Offset, Partition, WorkerId};
 
 use crate::action::{Action, Actions, Loaded, PageRow, PageToken};
+use crate::heard::unknown;
 use crate::link::{LinkId, Links};
 use crate::partition::{At, Cx, PartitionCore, Wait};
 use crate::records::Entry;
-use crate::register::unknown;
+
 use crate::stats::Stats;
 
 /// The link's version this build speaks.

@@ -1,6 +1,8 @@
 //! Random records, registrations, broken links, slow loads, acks and take-overs: every device sees consecutive events, the
 //! right ones, and in the end all of them.
 
+#![allow(clippy::unwrap_used)]
+
 mod net;
 
 use net::Net;

@@ -1,5 +1,7 @@
 //! One test for each rule of pushing, registering, watermarks and sessions, in a network of one or two workers.
 
+#![allow(clippy::unwrap_used)]
+
 mod net;
 
 use bytes::Bytes;

@@ -1,6 +1,6 @@
 //! A whole small network in one struct: a log of one partition, persistence and its store, workers of which one owns the
 //! partition at a time, and devices that keep a node's place and a client's memory. Everything waits until it is told to move.
-#![allow(dead_code)] // each test file uses its own part
+#![allow(dead_code, clippy::unwrap_used)] // each test file uses its own part
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -481,7 +481,7 @@ impl Net {
         link
     }
 
-    fn from_device(&mut self, d: usize, item: In) {
+    fn send_from(&mut self, d: usize, item: In) {
         let Some(owner) = self.owner else { return };
         let link = self.link(owner, self.devices[d].node);
         self.workers[owner].handle_from_node(self.now_ms, link, FromNode { item: Some(item) });
@@ -533,13 +533,13 @@ impl Net {
             node_session: String::new(),
         };
         device.fresh = false;
-        self.from_device(d, In::Register(register));
+        self.send_from(d, In::Register(register));
     }
 
     /// The client goes and comes back with what it has: a new connection, on any node.
     pub fn reconnect(&mut self, d: usize, node: u64) {
         let connection = self.devices[d].connection;
-        self.from_device(d, In::Unregister(Unregister { connection }));
+        self.send_from(d, In::Unregister(Unregister { connection }));
         self.now_ms += 1;
         let fresh = (self.now_ms << 22) + d as u64 + 1;
         let device = &mut self.devices[d];
@@ -566,7 +566,7 @@ impl Net {
 
     pub fn unregister(&mut self, d: usize) {
         let connection = self.devices[d].connection;
-        self.from_device(d, In::Unregister(Unregister { connection }));
+        self.send_from(d, In::Unregister(Unregister { connection }));
         self.devices[d].registered = false;
         self.devices[d].gone = true;
     }
@@ -608,12 +608,12 @@ impl Net {
             })
             .collect();
         for acked in acks {
-            self.from_device(d, In::Acked(acked));
+            self.send_from(d, In::Acked(acked));
         }
     }
 
     pub fn item(&mut self, d: usize, item: In) {
-        self.from_device(d, item);
+        self.send_from(d, item);
     }
 
     /// Moves what the workers have for their nodes.
