@@ -37,8 +37,8 @@ pub struct Core {
     resident_bytes_max: usize,
     /// Conversations whose state changed since the last cut.
     dirty: Vec<ConversationKey>,
-    /// Those of the cut that is being written.
-    cutting: Vec<ConversationKey>,
+    /// A cut is being written: nothing is evicted until it is done.
+    cutting: bool,
     marks: HashMap<ConversationKey, StoredMarks>,
     /// The first offset not folded yet.
     next: Offset,
@@ -55,7 +55,6 @@ struct Resident {
     /// Where its rows are in that batch's write.
     slot: Option<(u64, usize)>,
     dirty: bool,
-    cutting: bool,
 }
 
 /// A batch, decoded.
@@ -143,7 +142,7 @@ impl Core {
             resident_bytes: 0,
             resident_bytes_max,
             dirty: Vec::new(),
-            cutting: Vec::new(),
+            cutting: false,
             marks: HashMap::new(),
             next: from,
             cut_through: from,
@@ -222,7 +221,6 @@ impl Core {
             used: self.batches + 1,
             slot: None,
             dirty: false,
-            cutting: false,
         };
         if let Some(before) = self.resident.insert(key, fresh) {
             self.resident_bytes -= before.bytes;
@@ -341,7 +339,7 @@ impl Core {
 
     /// Everything changed since the last cut, or `None` if nothing was read since. One cut at a time.
     pub fn cut(&mut self) -> Option<Cut> {
-        if self.uncut() == 0 || !self.cutting.is_empty() {
+        if self.uncut() == 0 || self.cutting {
             return None;
         }
         let mut write = self.empty_write();
@@ -352,7 +350,6 @@ impl Core {
                 continue;
             };
             resident.dirty = false;
-            resident.cutting = true;
             let bytes = bytes_of(key, &resident.state);
             self.resident_bytes = self.resident_bytes + bytes - resident.bytes;
             resident.bytes = bytes;
@@ -367,7 +364,7 @@ impl Core {
         }
         write.marks = self.marks.drain().collect();
         write.marks.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        self.cutting = dirty;
+        self.cutting = true;
         self.cut_through = self.next;
         Some(Cut {
             write,
@@ -377,11 +374,7 @@ impl Core {
 
     /// The last cut is written: its conversations may leave memory.
     pub fn cut_done(&mut self) {
-        for key in std::mem::take(&mut self.cutting) {
-            if let Some(resident) = self.resident.get_mut(&key) {
-                resident.cutting = false;
-            }
-        }
+        self.cutting = false;
         if self.over_budget() {
             self.evict();
         }
@@ -392,7 +385,7 @@ impl Core {
         let mut clean: Vec<(u64, ConversationKey)> = self
             .resident
             .iter()
-            .filter(|(_, r)| !r.dirty && !r.cutting && r.used <= self.batches)
+            .filter(|(_, r)| !r.dirty && r.used <= self.batches)
             .map(|(key, r)| (r.used, key.clone()))
             .collect();
         clean.sort_unstable();
