@@ -1,6 +1,6 @@
 //! I7: everybody who should get an event gets it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::facts::{Conn, Conversation, DeviceKey};
 use super::history::{Layer, Op, Phase, Role};
@@ -70,27 +70,50 @@ pub(super) fn handed_until<'a>(facts: &Facts<'a>, until: usize) -> AllHanded<'a>
     handed
 }
 
-/// On which connections a conversation stood: it was told of there, or an event of it came. (A member of staff who was let go
-/// while away has it no more on the next connection, and is owed nothing there.)
-pub(super) fn stood<'a>(facts: &Facts<'a>, until: usize) -> BTreeSet<(&'a str, Conversation<'a>)> {
-    let mut stood = BTreeSet::new();
+/// How far each connection was told of a conversation, by an event or by a `conversation` frame.
+pub(super) fn told<'a>(facts: &Facts<'a>, until: usize) -> BTreeMap<(&'a str, Conversation<'a>), u64> {
+    let mut told = BTreeMap::new();
     for entry in &facts.entries[..until] {
-        if let Op::Conversation { conn, conversation, .. } | Op::Recv { conn, conversation, .. } = &entry.op
-            && let Some((_, conversation)) = facts.whose(conn, conversation)
-        {
-            stood.insert((conn.as_str(), conversation));
+        let (conn, conversation, seq) = match &entry.op {
+            Op::Conversation {
+                conn,
+                conversation,
+                last_seq,
+                ..
+            } => (conn, conversation, *last_seq),
+            Op::Recv {
+                conn,
+                conversation,
+                seen,
+                ..
+            } => (conn, conversation, seen.seq),
+            _ => continue,
+        };
+        if let Some((_, conversation)) = facts.whose(conn, conversation) {
+            let highest = told.entry((conn.as_str(), conversation)).or_insert(seq);
+            *highest = seq.max(*highest);
         }
     }
-    stood
+    told
 }
 
-/// Up to which seq a user should have a conversation whose last row is `last_row`; `None`: nothing is due.
-pub(super) fn due(spans: &Spans, conversation: Conversation, conn: &Conn, stood: bool, last_row: u64) -> Option<u64> {
+/// Up to which seq a connection should have a conversation whose last row is `last_row`; `None`: nothing is due. A span that is
+/// over counts only if it stood on this connection, so if it was told of it: members who were let go while they were away, or
+/// while nobody owned the partition, read it as history.
+pub(super) fn due(
+    spans: &Spans,
+    conversation: Conversation,
+    conn: &Conn,
+    told: Option<u64>,
+    last_row: u64,
+) -> Option<u64> {
     if conn.role == Role::Customer {
         return (conversation.1 == conn.user).then_some(last_row);
     }
     let of = spans.get(&(conversation, conn.user))?;
-    let owed = of.iter().filter(|s| s.to.is_none() || stood);
+    let owed = of
+        .iter()
+        .filter(|s| s.to.is_none() || told.is_some_and(|t| t >= s.from));
     owed.map(|s| s.to.unwrap_or(last_row)).max()
 }
 
@@ -104,12 +127,12 @@ fn decide(facts: &Facts) -> Verdict {
     let spans = spans(facts);
     let handed = handed_until(facts, end);
     let mut tally = Tally::default();
-    let stood = stood(facts, end);
+    let told = told(facts, end);
     for (name, conn) in facts.conns.iter().filter(|(_, c)| c.open_at(end)) {
         for conversation in facts.finals.keys().filter(|c| c.0 == conn.tenant) {
             let last_row = facts.rows(*conversation).map_or(0, |read| read.last_seq);
-            let stood = stood.contains(&(*name, *conversation));
-            let Some(due) = due(&spans, *conversation, conn, stood, last_row) else {
+            let told = told.get(&(*name, *conversation)).copied();
+            let Some(due) = due(&spans, *conversation, conn, told, last_row) else {
                 continue;
             };
             let of = handed.get(&(conn.device, *conversation));

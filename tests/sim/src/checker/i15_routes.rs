@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::facts::Conversation;
 use super::history::{Op, Phase};
-use super::i07_delivery_complete::{due, handed_until, stood};
+use super::i07_delivery_complete::{due, handed_until, told};
 use super::spans::spans;
 use super::{Facts, Invariant, Tally, Verdict};
 
@@ -65,7 +65,7 @@ fn still_routed(facts: &Facts, tally: &mut Tally) {
     }
     let spans = spans(facts);
     let handed = handed_until(facts, settled);
-    let stood = stood(facts, settled);
+    let told = told(facts, settled);
     let outlived = facts
         .conns
         .iter()
@@ -80,7 +80,7 @@ fn still_routed(facts: &Facts, tally: &mut Tally) {
                 &spans,
                 *conversation,
                 conn,
-                stood.contains(&(*name, *conversation)),
+                told.get(&(*name, *conversation)).copied(),
                 *last,
             ) else {
                 continue;

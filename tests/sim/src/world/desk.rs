@@ -63,9 +63,9 @@ impl DeskProc {
                     env.start_partition(self.id, Group::Desk, partition, from);
                 }
             }
-            Input::Revoked { group } => {
+            Input::Revoked { group, round } => {
                 self.let_go();
-                env.revoke_done(self.id, group);
+                env.revoke_done(self.id, group, round);
             }
             Input::Lost { group } => {
                 self.let_go();

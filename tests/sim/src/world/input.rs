@@ -38,6 +38,7 @@ pub enum Input {
     },
     Revoked {
         group: Group,
+        round: u64,
     },
     Lost {
         group: Group,
@@ -106,7 +107,7 @@ impl Input {
                 generation,
                 partitions,
             } => format!("assigned {group:?} {generation} {partitions:?}"),
-            Input::Revoked { group } => format!("revoked {group:?}"),
+            Input::Revoked { group, round } => format!("revoked {group:?} {round}"),
             Input::Lost { group } => format!("lost {group:?}"),
             Input::Records {
                 group,

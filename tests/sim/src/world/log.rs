@@ -82,6 +82,7 @@ pub enum LogOp {
     RevokeDone {
         group: Group,
         member: Member,
+        round: u64,
     },
 }
 
@@ -96,6 +97,8 @@ struct GroupState {
     /// Last heard of.
     members: BTreeMap<Member, u64>,
     owners: BTreeMap<u32, Member>,
+    /// Which rebalance this is: an answer to an earlier one counts for nothing.
+    round: u64,
     /// A rebalance waits for these.
     awaiting: Option<BTreeSet<Member>>,
     committed: BTreeMap<u32, u64>,
@@ -116,6 +119,8 @@ pub struct Log {
     /// Appends and reports of one producer keep their order.
     landing: BTreeMap<Member, u64>,
     reporting: BTreeMap<Member, u64>,
+    /// So does what a coordinator tells a member.
+    telling: BTreeMap<Member, u64>,
 }
 
 impl Log {
@@ -127,6 +132,7 @@ impl Log {
             tails: BTreeSet::new(),
             landing: BTreeMap::new(),
             reporting: BTreeMap::new(),
+            telling: BTreeMap::new(),
         }
     }
 
@@ -245,9 +251,9 @@ impl Env {
                 offset,
                 token,
             } => self.take_commit(group, member, generation, (partition, offset), token),
-            LogOp::RevokeDone { group, member } => {
+            LogOp::RevokeDone { group, member, round } => {
                 let state = self.log.groups.entry(group).or_default();
-                if let Some(awaiting) = &mut state.awaiting {
+                if let Some(awaiting) = state.awaiting.as_mut().filter(|_| state.round == round) {
                     awaiting.remove(&member);
                 }
                 self.maybe_assign(group);
@@ -330,25 +336,22 @@ impl Env {
     fn rebalance(&mut self, group: Group) {
         let state = self.log.groups.entry(group).or_default();
         let members: BTreeSet<Member> = state.members.keys().copied().collect();
-        let fresh: Vec<Member> = match &state.awaiting {
-            // A second reason during a rebalance: those already asked are not asked again.
-            Some(already) => members.iter().filter(|m| !already.contains(m)).copied().collect(),
-            None => members.iter().copied().collect(),
-        };
-        state.awaiting = Some(members);
-        for (to, life) in fresh {
-            let delay = self.log_delay(to);
-            self.tell_life(to, life, delay, Input::Revoked { group });
+        // A second reason during a rebalance begins it again.
+        state.round += 1;
+        let round = state.round;
+        state.awaiting = Some(members.clone());
+        for member in members {
+            self.tell_member(member, 0, Input::Revoked { group, round });
         }
         self.maybe_assign(group);
     }
 
     /// A member has let go of everything.
-    pub fn revoke_done(&mut self, proc: ProcId, group: Group) {
+    pub fn revoke_done(&mut self, proc: ProcId, group: Group, round: u64) {
         let Some(life) = self.life(proc) else { return };
         let delay = self.log_delay(proc);
         let member = (proc, life);
-        self.after(delay, Event::Log(LogOp::RevokeDone { group, member }));
+        self.after(delay, Event::Log(LogOp::RevokeDone { group, member, round }));
     }
 
     fn maybe_assign(&mut self, group: Group) {
@@ -374,15 +377,23 @@ impl Env {
             let committed = state.committed.get(&partition).copied();
             gets.entry(member).or_default().push((partition, committed));
         }
-        for ((to, life), partitions) in gets {
-            let delay = self.log_delay(to);
+        for (member, partitions) in gets {
             let input = Input::Assigned {
                 group,
                 generation,
                 partitions,
             };
-            self.tell_life(to, life, delay, input);
+            self.tell_member(member, 0, input);
         }
+    }
+
+    fn tell_member(&mut self, member: Member, late_us: u64, input: Input) {
+        let (to, life) = member;
+        let at = self.now_us + self.log_delay(to) + late_us;
+        let telling = self.log.telling.entry(member).or_default();
+        let at = at.max(*telling);
+        *telling = at;
+        self.at(at, Event::Proc { to, life, input });
     }
 
     fn check_members(&mut self) {
@@ -412,8 +423,8 @@ impl Env {
                     expelled = true;
                     self.trace.event(now_us, format_args!("{group:?} loses {member:?}"));
                     // It learns of it when it is back, a little late: until then it acts on what it believes.
-                    let late = self.log_delay(proc) + self.pick(0..400 * MS);
-                    self.tell_life(proc, life, late, Input::Lost { group });
+                    let late = self.pick(0..400 * MS);
+                    self.tell_member(member, late, Input::Lost { group });
                 }
             }
             if expelled {

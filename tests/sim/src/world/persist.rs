@@ -85,9 +85,9 @@ impl Persist {
                     env.start_partition(self.id, Group::Persistence, partition, from);
                 }
             }
-            Input::Revoked { group } => {
+            Input::Revoked { group, round } => {
                 self.parts.clear();
-                env.revoke_done(self.id, group);
+                env.revoke_done(self.id, group, round);
             }
             Input::Lost { group } => {
                 self.parts.clear();

@@ -127,12 +127,12 @@ impl WorkerProc {
                     self.announce(env, partition, false);
                 }
             }
-            Input::Revoked { group } => {
+            Input::Revoked { group, round } => {
                 for partition in std::mem::take(&mut self.owned).into_keys() {
                     self.core.handle_revoked(now_ms, Partition(partition));
                 }
                 self.carry_out(env, now_ms);
-                env.revoke_done(self.id, group);
+                env.revoke_done(self.id, group, round);
             }
             Input::Lost { group } => {
                 for partition in std::mem::take(&mut self.owned).into_keys() {
