@@ -302,7 +302,11 @@ impl Core {
                     place.read = place.read.max(place.read_acked);
                 }
                 if begins {
-                    self.observe("info", "begin", || json!({ "conversation": c.conversation, "from": c.last_seq }));
+                    self.observe(
+                        "info",
+                        "begin",
+                        || json!({ "conversation": c.conversation, "from": c.last_seq }),
+                    );
                 }
                 self.deliver(Incoming::Conversation {
                     conversation: c.conversation.into(),
@@ -315,7 +319,11 @@ impl Core {
             }
             ServerFrame::Event(_) => self.event(bytes),
             ServerFrame::Placed(p) => {
-                self.observe("ok", "placed", || json!({ "conversation": p.conversation, "id": p.id, "seq": p.seq }));
+                self.observe(
+                    "ok",
+                    "placed",
+                    || json!({ "conversation": p.conversation, "id": p.id, "seq": p.seq }),
+                );
                 self.observe_placed("raw", &p.conversation, &p.id, p.seq);
                 match self.places.at(&p.conversation).step(p.seq) {
                     Step::Gap => return self.gap(&p.conversation, p.seq),
@@ -339,19 +347,17 @@ impl Core {
                 self.deliver(Incoming::Done { id: d.id.into() });
             }
             ServerFrame::Error(e) => {
-                self.refused(
-                    now_ms,
-                    e.id.map(Into::into),
-                    e.code,
-                    e.message.into(),
-                    e.retry_after_ms,
-                );
+                self.refused(now_ms, e.id.map(Into::into), e.code, e.message.into(), e.retry_after_ms);
             }
             ServerFrame::Reset(r) => {
                 let place = self.places.at(&r.conversation);
                 let had = place.last.unwrap_or(0);
                 place.last = Some(r.last_seq);
-                self.observe("info", "reset", || json!({ "conversation": r.conversation, "last_seq": r.last_seq }));
+                self.observe(
+                    "info",
+                    "reset",
+                    || json!({ "conversation": r.conversation, "last_seq": r.last_seq }),
+                );
                 self.deliver(Incoming::Reset {
                     conversation: r.conversation.into(),
                     had,
@@ -360,7 +366,11 @@ impl Core {
             }
             ServerFrame::Rewind(r) => {
                 self.places.at(&r.conversation).rewind(r.last_seq);
-                self.observe("info", "rewind", || json!({ "conversation": r.conversation, "last_seq": r.last_seq }));
+                self.observe(
+                    "info",
+                    "rewind",
+                    || json!({ "conversation": r.conversation, "last_seq": r.last_seq }),
+                );
                 self.deliver(Incoming::Rewind {
                     conversation: r.conversation.into(),
                     last_seq: r.last_seq,
@@ -377,9 +387,11 @@ impl Core {
             }
             other => {
                 if let ServerFrame::Receipt(r) = &other {
-                    self.observe("info", "receipt", || {
-                        json!({ "conversation": r.conversation, "side": r.side, "recv": r.recv, "read": r.read })
-                    });
+                    self.observe(
+                        "info",
+                        "receipt",
+                        || json!({ "conversation": r.conversation, "side": r.side, "recv": r.recv, "read": r.read }),
+                    );
                 }
                 if let Some(incoming) = plain(other) {
                     self.deliver(incoming);
@@ -399,7 +411,10 @@ impl Core {
         if matches!(self.link, Link::Live) {
             let resend = (self.outbox.len() > 0 && self.quiet_until_ms > 0).then_some(self.quiet_until_ms);
             let held = (self.outbox.len() > 0 && self.held_until_ms > 0).then_some(self.held_until_ms);
-            for at in [self.places.next_ack_ms(), self.leave_at_ms, resend, held].into_iter().flatten() {
+            for at in [self.places.next_ack_ms(), self.leave_at_ms, resend, held]
+                .into_iter()
+                .flatten()
+            {
                 due = due.min(at);
             }
         }
@@ -538,10 +553,7 @@ impl Core {
             return;
         }
         let Self {
-            places,
-            actions,
-            start,
-            ..
+            places, actions, start, ..
         } = self;
         for (name, place) in places.iter_mut() {
             if place.ack_due_ms().is_some_and(|due| due <= now_ms) {
@@ -579,9 +591,11 @@ impl Core {
             None => Vec::new(),
         };
         for (conversation, from) in begins {
-            self.observe("info", "begin", || {
-                json!({ "conversation": conversation, "from": from, "resume": true })
-            });
+            self.observe(
+                "info",
+                "begin",
+                || json!({ "conversation": conversation, "from": from, "resume": true }),
+            );
         }
     }
 
@@ -603,7 +617,11 @@ impl Core {
     /// An answer to a send; the frame names only the id.
     fn observe_answer(&mut self, kind: &'static str, op: &'static str, id: &str, code: &str) {
         if let Some((conversation, _)) = self.remembered.get(id) {
-            self.observe(kind, op, || json!({ "conversation": conversation, "id": id, "code": code }));
+            self.observe(
+                kind,
+                op,
+                || json!({ "conversation": conversation, "id": id, "code": code }),
+            );
         }
     }
 }

@@ -257,7 +257,11 @@ fn an_agent_names_all_its_places_and_begins_a_new_one_wherever_it_begins() {
         since: Some(Since::Conversations(BTreeMap::from([("alice".into(), 41)]))),
         ..Start::default()
     });
-    assert!(String::from_utf8(core.connect_frame().to_vec()).unwrap().contains(r#""since":{"alice":41}"#));
+    assert!(
+        String::from_utf8(core.connect_frame().to_vec())
+            .unwrap()
+            .contains(r#""since":{"alice":41}"#)
+    );
     core.opened(0);
     say(
         &mut core,
@@ -273,7 +277,9 @@ fn an_agent_names_all_its_places_and_begins_a_new_one_wherever_it_begins() {
         say(
             &mut core,
             0,
-            &format!(r#"{{"event":{{"conversation":"cy","seq":{seq},"at":1,"from":{{"role":"system"}},"assigned":{{"agent":"bo"}}}}}}"#),
+            &format!(
+                r#"{{"event":{{"conversation":"cy","seq":{seq},"at":1,"from":{{"role":"system"}},"assigned":{{"agent":"bo"}}}}}}"#
+            ),
         );
     }
     event(&mut core, 0, 42, "x", "alice");

@@ -314,7 +314,10 @@ impl Driver {
             {
                 return self.last_words(connection, ended).await;
             }
-            let timer = self.core.next_timer().map_or_else(|| self.instant(u64::MAX), |at| self.instant(at));
+            let timer = self
+                .core
+                .next_timer()
+                .map_or_else(|| self.instant(u64::MAX), |at| self.instant(at));
             tokio::select! {
                 // An application that does not take what was heard stops the reading, and so the server's pushes.
                 heard = connection.next(), if self.for_app.len() < QUEUE_ITEMS => match heard {
@@ -352,7 +355,9 @@ impl Driver {
                 }
             }
         };
-        let ended = tokio::time::timeout(Duration::from_millis(200), reading).await.unwrap_or(ended);
+        let ended = tokio::time::timeout(Duration::from_millis(200), reading)
+            .await
+            .unwrap_or(ended);
         self.ended(ended)
     }
 

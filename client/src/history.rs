@@ -68,7 +68,9 @@ fn seen(event: &Event) -> Map<String, Value> {
     }
     let member = event.deed.value.as_deref().map(|v| v.get());
     let hidden = event.deed.name == "hidden";
-    let agent = member.and_then(|m| serde_json::from_str::<Named>(m).ok()).and_then(|n| n.agent);
+    let agent = member
+        .and_then(|m| serde_json::from_str::<Named>(m).ok())
+        .and_then(|n| n.agent);
     let fields = json!({
         "seq": event.seq,
         "id": event.id,
@@ -243,7 +245,10 @@ mod tests {
         observer.record(Observation::new("invoke", "connect", json!({})));
         let text = String::from_utf8(shared.0.lock().clone()).unwrap();
         let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        assert_eq!((&lines[0]["op"], &lines[0]["role"]), (&json!("connect"), &json!("customer")));
+        assert_eq!(
+            (&lines[0]["op"], &lines[0]["role"]),
+            (&json!("connect"), &json!("customer"))
+        );
         assert_eq!(lines[0]["conn"], lines[1]["conn"]);
         assert_ne!(lines[0]["conn"], lines[2]["conn"]);
         let mut recv = lines[1].clone();
@@ -254,6 +259,10 @@ mod tests {
             "hash": hash_of(r#"{"agent":"bo"}"#), "what": "assigned", "from_role": "system", "agent": "bo",
         });
         assert_eq!(Value::Object(recv.clone()), expected);
-        assert!(lines.windows(2).all(|w| w[0]["t_mono_us"].as_u64() <= w[1]["t_mono_us"].as_u64()));
+        assert!(
+            lines
+                .windows(2)
+                .all(|w| w[0]["t_mono_us"].as_u64() <= w[1]["t_mono_us"].as_u64())
+        );
     }
 }

@@ -74,12 +74,7 @@ impl Outbox {
 
     /// Writes what may go now, oldest first, at most `window` in flight. `held(conversation)` holds back a conversation
     /// that has something which may be in the log already: it must see what comes back first.
-    pub fn flush(
-        &mut self,
-        window: usize,
-        held: impl Fn(Option<&str>) -> bool,
-        mut write: impl FnMut(&Entry),
-    ) -> bool {
+    pub fn flush(&mut self, window: usize, held: impl Fn(Option<&str>) -> bool, mut write: impl FnMut(&Entry)) -> bool {
         let mut blocked: Vec<Option<String>> = Vec::new();
         for entry in &mut self.entries {
             if entry.written || blocked.contains(&entry.conversation) {

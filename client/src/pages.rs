@@ -83,7 +83,9 @@ impl Pages {
                 conversation: conversation.to_owned(),
                 status,
                 problem: String::from_utf8_lossy(&bytes).chars().take(300).collect(),
-                retry_after_ms: serde_json::from_slice::<Problem>(&bytes).ok().and_then(|p| p.retry_after_ms),
+                retry_after_ms: serde_json::from_slice::<Problem>(&bytes)
+                    .ok()
+                    .and_then(|p| p.retry_after_ms),
             });
         }
         read_page(&bytes).map_err(|why| PageError::Shape {
@@ -99,7 +101,10 @@ impl Pages {
         let mut retries = 0;
         while at < upto {
             let asked = self.after(token, conversation, at, wire::limits::PAGE_EVENTS_MAX).await;
-            if let Err(PageError::Status { retry_after_ms: Some(wait_ms), .. }) = &asked
+            if let Err(PageError::Status {
+                retry_after_ms: Some(wait_ms),
+                ..
+            }) = &asked
                 && retries < RETRIES_MAX
             {
                 retries += 1;

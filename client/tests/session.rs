@@ -46,7 +46,8 @@ async fn paired(url: &str) -> [(Handle, Receiver<Incoming>); 2] {
 
 async fn talk_over(url: String) {
     let [mut customer, mut agent] = paired(&url).await;
-    let body = serde_json::value::RawValue::from_string(r#"{"text":"h\u00e9","n":1e400,"custom":{ "x" : [1,  2] }}"#.into());
+    let body =
+        serde_json::value::RawValue::from_string(r#"{"text":"h\u00e9","n":1e400,"custom":{ "x" : [1,  2] }}"#.into());
     let body = body.unwrap();
     let id = customer.0.send(None, body.clone()).await.unwrap();
     let event = next_of(&mut agent.1, |i| match i {
@@ -154,7 +155,9 @@ async fn nobody_at_home_is_told_and_tried_again() {
     let (_handle, mut incoming) = Client::connect(options);
     for _ in 0..3 {
         let (reason, retry) = next_of(&mut incoming, |i| match i {
-            Incoming::Disconnected { reason, retry_in_ms, .. } => Some((reason, retry_in_ms)),
+            Incoming::Disconnected {
+                reason, retry_in_ms, ..
+            } => Some((reason, retry_in_ms)),
             _ => None,
         })
         .await;
@@ -184,7 +187,10 @@ async fn a_history_tells_attempts_and_what_was_seen() {
     fake.cut_every.store(0, Ordering::Relaxed);
     next_of(&mut heard, |i| matches!(i, Incoming::Sent { .. }).then_some(())).await;
     alice.say(None, "two").await.unwrap();
-    next_of(&mut heard, |i| matches!(i, Incoming::Placed { seq: 2, .. }).then_some(())).await;
+    next_of(&mut heard, |i| {
+        matches!(i, Incoming::Placed { seq: 2, .. }).then_some(())
+    })
+    .await;
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
     let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use ingress::LocalDialer;
 use ordered_log::Log;
-use process::config::Role;
+use process::config::{Role, StoreKind};
 use process::{Config, ControlView, Drain, Exit, Health, Kind, Tasks, run_until};
 use store::History;
 use tokio::net::TcpListener;
 use wire::LaneTopics;
 
 use crate::{Failed, control, open, topics};
+
+/// A CQL batch holds one conversation's rows, so fuller ones pay: under load rows wait this long for company.
+const CQL_GATHER_MS_MAX: u64 = 200;
 
 /// What `dev` adds to a configured process.
 #[derive(Default)]
@@ -200,6 +203,9 @@ async fn start_delivery(process: &Process) -> Result<delivery::Handle, Failed> {
 fn start_persistence(process: &Process) {
     let mut options = persistence::Options::new(process.topics.clone(), process.tasks.clone(), process.health.clone());
     options.messages_topic_id.clone_from(&process.messages_topic_id);
+    if process.config.store.kind == StoreKind::Cql {
+        options.gather_ms_max = CQL_GATHER_MS_MAX;
+    }
     let service = persistence::Service::new(options, Arc::clone(&process.log), Arc::clone(&process.store));
     let drain = process.drain.clone();
     process.tasks.spawn(Kind::Essential, "persistence", service.run(drain));

@@ -8,7 +8,7 @@ use super::{Inbound, split_url};
 use crate::policy::Ended;
 
 /// More than any event: a body, its envelope and room.
-const FRAME_BYTES_MAX: usize = 1 << 20;
+const INBOUND_FRAME_BYTES_MAX: usize = 1 << 20;
 
 pub struct Tcp {
     stream: TcpStream,
@@ -63,7 +63,7 @@ fn take_frame(heard: &mut BytesMut) -> Result<Option<Inbound>, Ended> {
         return Ok(None);
     };
     let len = u32::from_be_bytes(*head) as usize;
-    if len > FRAME_BYTES_MAX {
+    if len > INBOUND_FRAME_BYTES_MAX {
         return Err(Ended::lost(format!("a frame of {len} bytes was announced")));
     }
     if heard.len() < 4 + len {

@@ -20,7 +20,11 @@ pub struct Ws(WebSocketStream<TcpStream>);
 impl Ws {
     pub async fn open(url: &str, connect: Bytes) -> Result<Self, Ended> {
         let (host, path) = split_url(url, &["ws", "http"])?;
-        let path = if path.is_empty() || path == "/" { "/v1/connect" } else { path };
+        let path = if path.is_empty() || path == "/" {
+            "/v1/connect"
+        } else {
+            path
+        };
         let stream = TcpStream::connect(host)
             .await
             .map_err(|e| Ended::lost(format!("no connection to {host}: {e}")))?;

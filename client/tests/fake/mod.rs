@@ -83,7 +83,11 @@ impl Fake {
     /// A conversation's events as pushed, in order.
     pub fn history(&self, customer: &str) -> Vec<String> {
         let world = self.world.lock();
-        let events = world.conversations.get(customer).map(|c| c.events.clone()).unwrap_or_default();
+        let events = world
+            .conversations
+            .get(customer)
+            .map(|c| c.events.clone())
+            .unwrap_or_default();
         events.iter().map(|e| String::from_utf8(e.to_vec()).unwrap()).collect()
     }
 
@@ -101,7 +105,9 @@ impl Fake {
 
     async fn websocket(self: Arc<Self>, stream: TcpStream) {
         stream.set_nodelay(true).unwrap();
-        let Ok(socket) = tokio_tungstenite::accept_async(stream).await else { return };
+        let Ok(socket) = tokio_tungstenite::accept_async(stream).await else {
+            return;
+        };
         let (mut sink, mut source) = socket.split();
         let (out, mut pushes) = mpsc::channel::<Bytes>(QUEUE_ITEMS);
         let mut me = None;
@@ -172,7 +178,9 @@ impl Fake {
     }
 
     fn connect(&self, frame: &[u8], out: mpsc::Sender<Bytes>) -> Option<(u64, String, Role)> {
-        let Ok(ClientFrame::Connect(connect)) = serde_json::from_slice(frame) else { return None };
+        let Ok(ClientFrame::Connect(connect)) = serde_json::from_slice(frame) else {
+            return None;
+        };
         let (user, role_name) = claims(&connect.token)?;
         let role = role_of_name(&role_name)?;
         let id = self.next_conn.fetch_add(1, Ordering::Relaxed);
@@ -194,7 +202,11 @@ impl Fake {
                 out.try_send(event.clone()).unwrap();
             }
         } else {
-            for (name, c) in world.conversations.iter().filter(|(_, c)| c.agent.as_deref() == Some(&user)) {
+            for (name, c) in world
+                .conversations
+                .iter()
+                .filter(|(_, c)| c.agent.as_deref() == Some(&user))
+            {
                 let since = match &connect.since {
                     Some(Since::Conversations(all)) => all.get(name).copied().unwrap_or(0),
                     _ => 0,
@@ -214,7 +226,11 @@ impl Fake {
         let mut world = self.world.lock();
         let world = &mut *world;
         let Ok(frame) = serde_json::from_slice::<ClientFrame<'_>>(frame) else {
-            return reply(world, conn, r#"{"error":{"code":"bad_frame","message":"not a frame"}}"#.into());
+            return reply(
+                world,
+                conn,
+                r#"{"error":{"code":"bad_frame","message":"not a frame"}}"#.into(),
+            );
         };
         match frame {
             ClientFrame::Send(send) => {
@@ -228,7 +244,14 @@ impl Fake {
                     role: role.into(),
                     user: user.into(),
                 };
-                let event = event_frame(&customer, Seq(seq), 1, &send.id, &from, format!("\"message\":{}", send.body.get()).as_bytes());
+                let event = event_frame(
+                    &customer,
+                    Seq(seq),
+                    1,
+                    &send.id,
+                    &from,
+                    format!("\"message\":{}", send.body.get()).as_bytes(),
+                );
                 if repeat.is_none() {
                     c.ids.insert(key, seq);
                     c.events.push(event.clone());
@@ -262,7 +285,14 @@ impl Fake {
                     role: Role::System.into(),
                     user: String::new(),
                 };
-                let event = event_frame(&customer, Seq(c.events.len() as u64 + 1), 1, "", &from, member.as_bytes());
+                let event = event_frame(
+                    &customer,
+                    Seq(c.events.len() as u64 + 1),
+                    1,
+                    "",
+                    &from,
+                    member.as_bytes(),
+                );
                 let fresh = conversation_frame(&customer, c);
                 c.events.push(event.clone());
                 let frame = conversation_frame(&customer, c);
@@ -272,9 +302,11 @@ impl Fake {
                     }
                 }
                 publish(world, &customer, &event, None);
-                for conn in world.conns.values().filter(|x| {
-                    x.user == customer || Some(&x.user) == agent.as_ref() || Some(&x.user) == was.as_ref()
-                }) {
+                for conn in world
+                    .conns
+                    .values()
+                    .filter(|x| x.user == customer || Some(&x.user) == agent.as_ref() || Some(&x.user) == was.as_ref())
+                {
                     let _ = conn.out.try_send(frame.clone().into());
                 }
                 reply(world, conn, format!(r#"{{"done":{{"id":"{}"}}}}"#, act.id).into());

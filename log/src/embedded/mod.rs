@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// The largest record, as Kafka's `max.message.bytes` is by default.
-const RECORD_BYTES_MAX: usize = 1_048_588;
+const LOG_RECORD_BYTES_MAX: usize = 1_048_588;
 
 /// Unix milliseconds.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -471,7 +471,7 @@ impl Producer for EmbeddedProducer {
             )));
         }
         let bytes = chunk::encoded_len(key.as_ref(), value.as_ref(), &headers);
-        if bytes > RECORD_BYTES_MAX || headers.iter().any(|(name, _)| name.len() > usize::from(u16::MAX)) {
+        if bytes > LOG_RECORD_BYTES_MAX || headers.iter().any(|(name, _)| name.len() > usize::from(u16::MAX)) {
             count_error("too_large");
             return Err(ProduceError::TooLarge);
         }

@@ -302,7 +302,7 @@ impl Producer for KafkaProducer {
             count_error(&error);
             Err(error)
         };
-        if bytes > settings::RECORD_BYTES_MAX + RECORD_OVERHEAD_BYTES {
+        if bytes > settings::LOG_RECORD_BYTES_MAX + RECORD_OVERHEAD_BYTES {
             return refuse(ProduceError::TooLarge);
         }
         if flight.fatal.load(Ordering::Acquire) {

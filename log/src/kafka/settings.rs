@@ -6,7 +6,7 @@ use wire::limits::{PRODUCE_IN_FLIGHT_BYTES_MAX, PRODUCE_IN_FLIGHT_MAX};
 use super::KafkaOptions;
 
 /// The largest record, as a topic's `max.message.bytes` is by default.
-pub(super) const RECORD_BYTES_MAX: usize = 1_048_588;
+pub(super) const LOG_RECORD_BYTES_MAX: usize = 1_048_588;
 
 fn client(options: &KafkaOptions) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -51,7 +51,7 @@ pub(super) fn producing(options: &KafkaOptions) -> ClientConfig {
             "queue.buffering.max.kbytes",
             (PRODUCE_IN_FLIGHT_BYTES_MAX / 512).to_string(),
         )
-        .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
+        .set("message.max.bytes", LOG_RECORD_BYTES_MAX.to_string())
         .set("partitioner", "consistent");
     put_extra(config, options)
 }

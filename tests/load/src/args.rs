@@ -21,7 +21,12 @@ pub struct Args {
     #[arg(long, default_value = "demo")]
     pub tenant: String,
     /// Secret that signs the tokens (HS256, key id `dev`).
-    #[arg(long, default_value = "switchboard-dev", env = "SWITCHBOARD_DEV_SECRET", hide_env_values = true)]
+    #[arg(
+        long,
+        default_value = "switchboard-dev",
+        env = "SWITCHBOARD_DEV_SECRET",
+        hide_env_values = true
+    )]
     pub dev_secret: String,
     /// Begins every user's name; without it each run has users of its own.
     #[arg(long, value_name = "NAME")]

@@ -66,9 +66,8 @@ fn push_digits(mut n: u64, out: &mut Vec<u8>) {
 
 fn digits(text: &[u8]) -> Option<u64> {
     (text.len() == DIGITS).then_some(())?;
-    text.iter().try_fold(0u64, |n, d| {
-        d.is_ascii_digit().then(|| n * 10 + u64::from(d - b'0'))
-    })
+    text.iter()
+        .try_fold(0u64, |n, d| d.is_ascii_digit().then(|| n * 10 + u64::from(d - b'0')))
 }
 
 #[cfg(test)]

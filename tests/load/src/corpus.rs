@@ -46,7 +46,8 @@ pub fn read(dir: &Path) -> Result<Vec<Topic>, Error> {
 }
 
 fn name_of(path: &Path) -> String {
-    path.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned())
+    path.file_name()
+        .map_or(String::new(), |n| n.to_string_lossy().into_owned())
 }
 
 fn find(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {

@@ -134,7 +134,12 @@ pub async fn open(host: &Host, source: Option<SocketAddr>) -> Result<(TcpStream,
     };
     let opening = async {
         let io = |e: std::io::Error| failed(hint(&e));
-        let socket = if host.addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(io)?;
+        let socket = if host.addr.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }
+        .map_err(io)?;
         if let Some(source) = source {
             socket.bind(source).map_err(io)?;
         }
@@ -151,7 +156,10 @@ pub async fn open(host: &Host, source: Option<SocketAddr>) -> Result<(TcpStream,
                 let status = answer.get(9..12).unwrap_or_default();
                 if status != b"101" {
                     let line = String::from_utf8_lossy(&answer);
-                    return Err(failed(format!("the upgrade was answered {}", line.lines().next().unwrap_or(""))));
+                    return Err(failed(format!(
+                        "the upgrade was answered {}",
+                        line.lines().next().unwrap_or("")
+                    )));
                 }
                 return Ok((stream, rest));
             }

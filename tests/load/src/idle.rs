@@ -41,7 +41,11 @@ pub async fn idle(args: &Args, world: Arc<World>, n: usize, run: &str) -> Result
         let connect = client::frames::connect(&signer.token("customer", &user)?, None, None, None);
         let host = world.hosts[i % world.hosts.len()].clone();
         let source = source_of(&host, i);
-        let permit = room.clone().acquire_owned().await.map_err(|e| Error::Task(e.to_string()))?;
+        let permit = room
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|e| Error::Task(e.to_string()))?;
         let count = connected.clone();
         tasks.spawn(async move {
             let mut permit = Some(permit);

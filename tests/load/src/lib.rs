@@ -59,7 +59,9 @@ pub async fn run(args: Args) -> Result<Report, Error> {
     // A runtime of its own with one thread: no stealing, no waking of other threads.
     let running = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(|e| Error::Task(e.to_string()))?.block_on(run_here(args))
+        runtime
+            .map_err(|e| Error::Task(e.to_string()))?
+            .block_on(run_here(args))
     });
     let report = running.await.map_err(|e| Error::Task(e.to_string()))??;
     if let Some(path) = json {

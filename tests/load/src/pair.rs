@@ -268,7 +268,9 @@ impl Pair {
         match side.scan.frame(frame) {
             Seen::Sent(id) => match side.sample.number(id) {
                 Some(n) => self.on_sent(who, n, now_ns, stats),
-                None => stats.faults.case(|| format!("{}: sent for an unknown id", self.sides[who as usize].name)),
+                None => stats
+                    .faults
+                    .case(|| format!("{}: sent for an unknown id", self.sides[who as usize].name)),
             },
             Seen::Placed { id, seq } => {
                 self.on_seq(who, seq, now_ns, stats);
@@ -285,12 +287,16 @@ impl Pair {
                 let Some(n) = self.sides[sender as usize].sample.number(id) else {
                     stats.faults.changed += 1;
                     let name = &self.sides[who as usize].name;
-                    return stats.faults.case(|| format!("{name}: seq {seq} has an id that was never sent"));
+                    return stats
+                        .faults
+                        .case(|| format!("{name}: seq {seq} has an id that was never sent"));
                 };
                 if !self.sides[sender as usize].sample.is_body(n, body) {
                     stats.faults.changed += 1;
                     let name = &self.sides[who as usize].name;
-                    stats.faults.case(|| format!("{name}: seq {seq}, message {n} has other bytes than were sent"));
+                    stats
+                        .faults
+                        .case(|| format!("{name}: seq {seq}, message {n} has other bytes than were sent"));
                 }
                 if own {
                     self.on_sent(who, n, now_ns, stats);
@@ -309,12 +315,16 @@ impl Pair {
         let fine = match side.last_seq {
             Some(last) if seq <= last => {
                 stats.faults.repeated += 1;
-                stats.faults.case(|| format!("{}: seq {seq} came again after {last}", side.name));
+                stats
+                    .faults
+                    .case(|| format!("{}: seq {seq} came again after {last}", side.name));
                 return false;
             }
             Some(last) if seq > last + 1 => {
                 stats.faults.holes += 1;
-                stats.faults.case(|| format!("{}: seq {seq} came after {last}", side.name));
+                stats
+                    .faults
+                    .case(|| format!("{}: seq {seq} came after {last}", side.name));
                 false
             }
             _ => true,
@@ -329,7 +339,9 @@ impl Pair {
 
     fn on_sent(&mut self, who: Who, n: u64, now_ns: u64, stats: &mut Stats) {
         let side = &mut self.sides[who as usize];
-        let Some(slot) = side.slot(n).filter(|s| !s.sent) else { return };
+        let Some(slot) = side.slot(n).filter(|s| !s.sent) else {
+            return;
+        };
         slot.sent = true;
         let (intended_ns, both) = (slot.intended_ns, slot.delivered);
         side.unsent -= 1;
@@ -343,14 +355,18 @@ impl Pair {
         let delivered_max = side.delivered_max;
         let Some(slot) = side.slot(n).filter(|s| !s.delivered) else {
             stats.faults.repeated += 1;
-            return stats.faults.case(|| format!("message {n} of {} came twice", self.sides[sender as usize].name));
+            return stats
+                .faults
+                .case(|| format!("message {n} of {} came twice", self.sides[sender as usize].name));
         };
         slot.delivered = true;
         let (intended_ns, both, resent) = (slot.intended_ns, slot.sent, slot.resent);
         if delivered_max.is_some_and(|max| n < max) && !resent {
             stats.faults.out_of_order += 1;
             let name = &side.name;
-            stats.faults.case(|| format!("message {n} of {name} came after {delivered_max:?}"));
+            stats
+                .faults
+                .case(|| format!("message {n} of {name} came after {delivered_max:?}"));
         }
         side.delivered_max = side.delivered_max.max(Some(n));
         side.open -= usize::from(both);
@@ -389,7 +405,9 @@ impl Pair {
         let side = &mut self.sides[who as usize];
         let Ok(frame) = serde_json::from_slice::<ServerFrame<'_>>(frame) else {
             let text = String::from_utf8_lossy(frame).chars().take(200).collect::<String>();
-            return stats.faults.case(|| format!("{}: a frame nobody knows: {text}", side.name));
+            return stats
+                .faults
+                .case(|| format!("{}: a frame nobody knows: {text}", side.name));
         };
         match frame {
             ServerFrame::Connected(_) => side.phase = Phase::Connected,
@@ -438,7 +456,9 @@ impl Pair {
                     }
                     _ => {
                         side.refused = Some(format!("{}: {}", e.code.as_str(), e.message));
-                        stats.faults.case(|| format!("{}: error {}: {}", side.name, e.code.as_str(), e.message));
+                        stats
+                            .faults
+                            .case(|| format!("{}: error {}: {}", side.name, e.code.as_str(), e.message));
                     }
                 }
             }
@@ -459,11 +479,15 @@ impl Pair {
         let sender = if own { who } else { who.other() };
         let Some(n) = self.sides[sender as usize].sample.number(id.as_bytes()) else {
             stats.faults.changed += 1;
-            return stats.faults.case(|| format!("a message with an id that was never sent: {id}"));
+            return stats
+                .faults
+                .case(|| format!("a message with an id that was never sent: {id}"));
         };
         if !self.sides[sender as usize].sample.is_body(n, body.as_bytes()) {
             stats.faults.changed += 1;
-            stats.faults.case(|| format!("message {n} has other bytes than were sent"));
+            stats
+                .faults
+                .case(|| format!("message {n} has other bytes than were sent"));
         }
         if own {
             self.on_sent(who, n, now_ns, stats);
@@ -523,10 +547,14 @@ impl Pair {
             for (n, slot) in (side.base..).zip(&side.slots) {
                 if slot.sent && !slot.delivered {
                     stats.faults.lost += 1;
-                    stats.faults.case(|| format!("message {n} of {} got its sent and never arrived", side.name));
+                    stats
+                        .faults
+                        .case(|| format!("message {n} of {} got its sent and never arrived", side.name));
                 } else if !slot.sent {
                     stats.faults.unanswered += 1;
-                    stats.faults.case(|| format!("message {n} of {} never got an answer", side.name));
+                    stats
+                        .faults
+                        .case(|| format!("message {n} of {} never got an answer", side.name));
                 }
             }
         }

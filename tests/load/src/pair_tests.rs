@@ -11,7 +11,12 @@ fn pair() -> (Pair, Stats) {
     let mut stats = Stats::default();
     for who in [Who::Customer, Who::Agent] {
         pair.connect(who, 0);
-        pair.heard(who, br#"{"connected":{"session":"s","user":"u","role":"r","node":"n","term":1,"ping_s":25}}"#, 0, &mut stats);
+        pair.heard(
+            who,
+            br#"{"connected":{"session":"s","user":"u","role":"r","node":"n","term":1,"ping_s":25}}"#,
+            0,
+            &mut stats,
+        );
         pair.heard(
             who,
             br#"{"conversation":{"conversation":"cy","last_seq":0,"recv":0,"read":0,"state":"active","agent":"bo"}}"#,

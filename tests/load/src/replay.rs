@@ -94,10 +94,16 @@ impl Play {
             signer.token("agent", &self.agent)?,
         ];
         let mut agent = Client::connect(Options::new(&self.url, &tokens[1]));
-        self.wait(&mut agent, "connected", |i| matches!(i, Incoming::Connected { .. })).await?;
-        agent.0.status(AgentState::Available, Some(crate::pair::AGENT_CAPACITY)).await.map_err(gone)?;
+        self.wait(&mut agent, "connected", |i| matches!(i, Incoming::Connected { .. }))
+            .await?;
+        agent
+            .0
+            .status(AgentState::Available, Some(crate::pair::AGENT_CAPACITY))
+            .await
+            .map_err(gone)?;
         let mut customer = Client::connect(Options::new(&self.url, &tokens[0]));
-        self.wait(&mut customer, "connected", |i| matches!(i, Incoming::Connected { .. })).await?;
+        self.wait(&mut customer, "connected", |i| matches!(i, Incoming::Connected { .. }))
+            .await?;
         let request = format!(r#"{{"agent":"{}","only":true}}"#, self.agent);
         let request = RawValue::from_string(request).map_err(|e| Error::Corpus(e.to_string()))?;
         customer.0.act(None, "request", request).await.map_err(gone)?;
@@ -136,12 +142,7 @@ impl Play {
         Ok(found)
     }
 
-    async fn wait(
-        &self,
-        person: &mut Person,
-        what: &str,
-        mut is: impl FnMut(&Incoming) -> bool,
-    ) -> Result<(), Error> {
+    async fn wait(&self, person: &mut Person, what: &str, mut is: impl FnMut(&Incoming) -> bool) -> Result<(), Error> {
         let waiting = async {
             loop {
                 match person.1.recv().await {
@@ -178,7 +179,9 @@ impl Play {
         let mut found = Found::default();
         for (at, event) in events.iter().enumerate() {
             if event.seq != at as u64 + 1 {
-                found.cases.push(format!("place {} of the history has seq {}", at + 1, event.seq));
+                found
+                    .cases
+                    .push(format!("place {} of the history has seq {}", at + 1, event.seq));
                 found.counts.different += 1;
                 break;
             }
@@ -192,12 +195,16 @@ impl Play {
             } else {
                 found.counts.different += 1;
                 let stored = bodies.get(at).unwrap_or(&"nothing");
-                found.cases.push(format!("text {at}: sent {}, history has {stored}", body.get()));
+                found
+                    .cases
+                    .push(format!("text {at}: sent {}, history has {stored}", body.get()));
             }
         }
         if bodies.len() > said.len() {
             found.counts.different += 1;
-            found.cases.push(format!("{} texts were sent, history has {}", said.len(), bodies.len()));
+            found
+                .cases
+                .push(format!("{} texts were sent, history has {}", said.len(), bodies.len()));
         }
         Ok(found)
     }

@@ -163,7 +163,11 @@ impl Report {
 
     /// Whether every promise was kept.
     pub fn good(&self) -> bool {
-        let different = self.replay.iter().flat_map(|r| r.languages.values()).map(|l| l.different);
+        let different = self
+            .replay
+            .iter()
+            .flat_map(|r| r.languages.values())
+            .map(|l| l.different);
         !self.faults.any() && different.sum::<u64>() == 0
     }
 }
@@ -185,16 +189,32 @@ impl fmt::Display for Report {
             }
             for (label, s) in &m.cpu_s {
                 let each = m.cpu_us_per_message.get(label).copied().unwrap_or(0.0);
-                row(f, &format!("CPU of {label}"), format!("{s:.2} s, {each:.1} µs per delivered message"))?;
+                row(
+                    f,
+                    &format!("CPU of {label}"),
+                    format!("{s:.2} s, {each:.1} µs per delivered message"),
+                )?;
             }
-            row(f, "CPU of the generator", format!("{:.2} s of {:.0} s", m.generator_cpu_s, m.seconds))?;
+            row(
+                f,
+                "CPU of the generator",
+                format!("{:.2} s of {:.0} s", m.generator_cpu_s, m.seconds),
+            )?;
         }
         if let Some(i) = &self.idle {
-            row(f, "idle connections", format!("{}, opened in {:.1} s", i.connections, i.connect_s))?;
+            row(
+                f,
+                "idle connections",
+                format!("{}, opened in {:.1} s", i.connections, i.connect_s),
+            )?;
             let memory = |m: &Memory| format!("RSS {} KiB, PSS {} KiB", m.rss_kib, m.pss_kib);
             row(f, "memory before", memory(&i.before))?;
             row(f, "memory with them", memory(&i.after))?;
-            row(f, "per connection", format!("RSS {:.2} KiB, PSS {:.2} KiB", i.rss_kib_each, i.pss_kib_each))?;
+            row(
+                f,
+                "per connection",
+                format!("RSS {:.2} KiB, PSS {:.2} KiB", i.rss_kib_each, i.pss_kib_each),
+            )?;
         }
         if let Some(s) = &self.storm {
             row(f, "clients, events behind", format!("{}, {}", s.clients, s.behind))?;
@@ -209,7 +229,11 @@ impl fmt::Display for Report {
             row(f, "all came back and had all in", format!("{:.0} ms", a.caught_up_ms))?;
         }
         if let Some(r) = &self.replay {
-            writeln!(f, "  {:<20} {:>9} {:>7} {:>9} {:>7} {:>9}", "language", "dialogues", "texts", "bytes", "equal", "different")?;
+            writeln!(
+                f,
+                "  {:<20} {:>9} {:>7} {:>9} {:>7} {:>9}",
+                "language", "dialogues", "texts", "bytes", "equal", "different"
+            )?;
             let mut sum = Language::default();
             let line = |f: &mut fmt::Formatter<'_>, name: &str, l: &Language| {
                 writeln!(
@@ -232,7 +256,11 @@ impl fmt::Display for Report {
             row(f, "delivered in the whole run", self.delivered_in_all.to_string())?;
         }
         if self.resent + self.reconnects > 0 {
-            row(f, "sent again, reconnects", format!("{}, {}", self.resent, self.reconnects))?;
+            row(
+                f,
+                "sent again, reconnects",
+                format!("{}, {}", self.resent, self.reconnects),
+            )?;
         }
         for (code, n) in &self.errors {
             row(f, &format!("answered {code}"), n.to_string())?;
@@ -243,11 +271,23 @@ impl fmt::Display for Report {
             "lost, repeated, disordered",
             format!("{}, {}, {}", x.lost, x.repeated, x.out_of_order),
         )?;
-        row(f, "holes, changed, unanswered", format!("{}, {}, {}", x.holes, x.changed, x.unanswered))?;
+        row(
+            f,
+            "holes, changed, unanswered",
+            format!("{}, {}, {}", x.holes, x.changed, x.unanswered),
+        )?;
         for case in &x.cases {
             writeln!(f, "    {case}")?;
         }
-        write!(f, "{}", if self.good() { "every promise kept" } else { "PROMISES BROKEN" })
+        write!(
+            f,
+            "{}",
+            if self.good() {
+                "every promise kept"
+            } else {
+                "PROMISES BROKEN"
+            }
+        )
     }
 }
 

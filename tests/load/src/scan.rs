@@ -6,8 +6,16 @@ use crate::pair::Who;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen<'a> {
     Sent(&'a [u8]),
-    Placed { id: &'a [u8], seq: u64 },
-    Message { own: bool, id: &'a [u8], seq: u64, body: &'a [u8] },
+    Placed {
+        id: &'a [u8],
+        seq: u64,
+    },
+    Message {
+        own: bool,
+        id: &'a [u8],
+        seq: u64,
+        body: &'a [u8],
+    },
     /// To be read the slow way.
     Other,
     /// Known, and of no interest here.

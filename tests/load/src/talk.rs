@@ -37,7 +37,10 @@ impl Talk {
             let (customer, agent) = (format!("{prefix}-c{i}"), format!("{prefix}-a{i}"));
             let tokens = [signer.token("customer", &customer)?, signer.token("agent", &agent)?];
             let ids = format!("{run}-{i}");
-            lines.push(Line::new(i, Pair::new(&customer, &agent, tokens, &ids, args.body_bytes)));
+            lines.push(Line::new(
+                i,
+                Pair::new(&customer, &agent, tokens, &ids, args.body_bytes),
+            ));
         }
         let mut talk = Self {
             args: args.clone(),
@@ -78,7 +81,8 @@ impl Talk {
 
     fn connect(&mut self, lines: &[Arc<Line>], who: Who, behind: u64) {
         for line in lines {
-            self.tasks.spawn(drive::live(self.world.clone(), line.clone(), who, behind));
+            self.tasks
+                .spawn(drive::live(self.world.clone(), line.clone(), who, behind));
         }
     }
 
@@ -282,7 +286,14 @@ impl Talk {
     /// Waits for what is under way, then counts what never came.
     async fn finish(&mut self) -> Report {
         let lines = self.lines.clone();
-        let last = drive::until("the last deliveries", self.args.patience, &lines, &mut self.tasks, |p| p.quiet()).await;
+        let last = drive::until(
+            "the last deliveries",
+            self.args.patience,
+            &lines,
+            &mut self.tasks,
+            |p| p.quiet(),
+        )
+        .await;
         if let Err(error) = last {
             eprintln!("load: {error}");
         }
@@ -325,7 +336,9 @@ fn pace(world: &World, lines: &[Arc<Line>], rate: f64, until_ns: u64, stop: &Ato
         drop(pair);
         let mut stats = world.stats.lock();
         if intended_ns >= stats.from_ns {
-            stats.lateness_us.saturating_record(((now_ns - intended_ns) / 1_000).max(1));
+            stats
+                .lateness_us
+                .saturating_record(((now_ns - intended_ns) / 1_000).max(1));
         }
         k += 1;
     }

@@ -18,7 +18,19 @@ async fn run(more: &str, cut_every: u64) -> load::Report {
     let (fake, ws, _, _tasks) = Fake::start().await;
     fake.cut_every.store(cut_every, Ordering::Relaxed);
     let url = format!("ws://{ws}");
-    let common = ["load", "--url", &url, "--pairs", "5", "--warmup", "100ms", "--duration", "1s", "--patience", "20s"];
+    let common = [
+        "load",
+        "--url",
+        &url,
+        "--pairs",
+        "5",
+        "--warmup",
+        "100ms",
+        "--duration",
+        "1s",
+        "--patience",
+        "20s",
+    ];
     let args = Cli::parse_from(common.into_iter().chain(more.split_whitespace())).args;
     let report = load::run(args).await.unwrap_or_else(|e| panic!("{more}: {e}"));
     assert!(report.good(), "{more}: {report}");
@@ -61,7 +73,10 @@ async fn messages_to_those_who_are_away_all_arrive() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections() {
-    let idle = run(&format!("--idle 50 --server-pid {}", std::process::id()), 0).await.idle.expect("idle");
+    let idle = run(&format!("--idle 50 --server-pid {}", std::process::id()), 0)
+        .await
+        .idle
+        .expect("idle");
     assert_eq!(idle.connections, 50);
     assert!(idle.before.rss_kib > 0);
 }
