@@ -8,7 +8,7 @@ use ordered_log::kafka::{Kafka, KafkaOptions};
 use ordered_log::{Log, LogError};
 use process::config::{LogKind, StoreKind};
 use process::{Config, Exit};
-use store::{History, StoreError};
+use store::{History, Metered, StoreError};
 use wire::{Epoch, LaneTopics};
 
 use crate::Failed;
@@ -62,13 +62,13 @@ fn kafka_options(config: &Config) -> KafkaOptions {
 pub async fn store(config: &Config, create: bool) -> Result<Arc<dyn History>, Failed> {
     let failed = |e: StoreError| Failed::new(Exit::Unavailable, e);
     match config.store.kind {
-        StoreKind::Embedded => Ok(store::Embedded::open(&config.store.dir).map_err(failed)?),
+        StoreKind::Embedded => Ok(Metered::new(store::Embedded::open(&config.store.dir).map_err(failed)?)),
         StoreKind::Cql => {
             let options = cql_options(config);
             if create {
                 store::Cql::create_schema(&options).await.map_err(failed)?;
             }
-            Ok(store::Cql::connect(options).await.map_err(failed)?)
+            Ok(Metered::new(store::Cql::connect(options).await.map_err(failed)?))
         }
     }
 }

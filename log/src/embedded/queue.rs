@@ -82,6 +82,11 @@ impl<T> Queue<T> {
         state.bytes_held -= bytes;
     }
 
+    /// Items queued, or taken and not yet `done`.
+    pub fn held(&self) -> usize {
+        self.state.lock().items_held
+    }
+
     /// Nothing is taken any more; what is queued is still drained.
     pub fn close(&self) {
         self.state.lock().closed = true;

@@ -9,7 +9,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use fjall::OwnedWriteBatch;
 use process::metrics::{
-    Counter, Histogram, LOG_APPENDED_TOTAL, LOG_BATCH_RECORDS, LOG_COMMIT_SECONDS, LOG_PRODUCE_ERRORS_TOTAL,
+    Counter, Gauge, Histogram, LOG_APPEND_SECONDS, LOG_APPENDED_TOTAL, LOG_BATCH_RECORDS, LOG_COMMIT_SECONDS,
+    LOG_PRODUCE_ERRORS_TOTAL, PRODUCE_IN_FLIGHT,
 };
 use tokio::sync::oneshot;
 use wire::Offset;
@@ -37,6 +38,7 @@ pub(super) struct Append {
     pub token: u64,
     pub reports: Arc<dyn Reports>,
     pub bytes: usize,
+    pub handed_over: Instant,
 }
 
 pub(super) struct Commit {
@@ -66,6 +68,8 @@ pub(super) struct Writer {
     appended: Counter,
     batch_records: Histogram,
     commit_seconds: Histogram,
+    append_seconds: Histogram,
+    in_flight: Gauge,
 }
 
 impl Writer {
@@ -81,6 +85,8 @@ impl Writer {
             appended: LOG_APPENDED_TOTAL.with(&[("log", "embedded")]),
             batch_records: LOG_BATCH_RECORDS.get(),
             commit_seconds: LOG_COMMIT_SECONDS.get(),
+            append_seconds: LOG_APPEND_SECONDS.get(),
+            in_flight: PRODUCE_IN_FLIGHT.get(),
         }
     }
 
@@ -125,6 +131,7 @@ impl Writer {
         };
         self.tell(outcome, records);
         self.shared.queue.done(items, bytes);
+        self.in_flight.set(self.shared.queue.held() as f64);
     }
 
     fn collect(&mut self, append: Append) {
@@ -160,6 +167,7 @@ impl Writer {
         if records > 0 {
             self.batch_records.record(records as f64);
         }
+        let now = Instant::now();
         for &index in &self.touched {
             let scratch = &mut self.scratch[index];
             let Some(part) = &scratch.part else { continue };
@@ -176,6 +184,8 @@ impl Writer {
                         part.publish(records, end, at_ms, &self.shared.rings);
                     }
                     for (append, at) in scratch.appends.drain(..).zip(first.0..) {
+                        let took = now.saturating_duration_since(append.handed_over);
+                        self.append_seconds.record(took.as_secs_f64());
                         append.reports.report(append.token, Ok(Appended { offset: Offset(at) }));
                         self.sinks.add(append.reports);
                     }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use process::metrics::{
-    Counter, KAFKA_ERRORS_TOTAL, KAFKA_PRODUCER_REPLACED_TOTAL, LOG_APPENDED_TOTAL, LOG_PRODUCE_ERRORS_TOTAL,
+    Counter, Gauge, Histogram, KAFKA_ERRORS_TOTAL, KAFKA_PRODUCER_REPLACED_TOTAL, LOG_APPEND_SECONDS,
+    LOG_APPENDED_TOTAL, LOG_PRODUCE_ERRORS_TOTAL, PRODUCE_IN_FLIGHT,
 };
 use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
@@ -61,12 +62,15 @@ struct Flight {
     fatal: AtomicBool,
     stopping: AtomicBool,
     appended: Counter,
+    append_seconds: Histogram,
+    in_flight: Gauge,
 }
 
 pub(super) struct Pending {
     token: u64,
     reports: Arc<dyn Reports>,
     bytes: usize,
+    handed_over: Instant,
     /// The highest offset reported for the partition.
     mark: Arc<AtomicI64>,
 }
@@ -139,7 +143,10 @@ impl Flight {
 
     fn report(&self, pending: Pending, outcome: Result<Appended, ProduceError>) {
         match &outcome {
-            Ok(_) => self.appended.increment(1),
+            Ok(_) => {
+                self.appended.increment(1);
+                self.append_seconds.record(pending.handed_over.elapsed().as_secs_f64());
+            }
             Err(error) => count_error(error),
         }
         pending.reports.report(pending.token, outcome);
@@ -177,6 +184,8 @@ impl KafkaProducer {
             fatal: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             appended: LOG_APPENDED_TOTAL.with(&[("log", "kafka")]),
+            append_seconds: LOG_APPEND_SECONDS.get(),
+            in_flight: PRODUCE_IN_FLIGHT.get(),
         });
         let current = config
             .create_with_context(Context(flight.clone()))
@@ -236,6 +245,9 @@ impl Inner {
             }
         }
         self.flight.flush_sinks();
+        self.flight
+            .in_flight
+            .set(self.flight.process.records.load(Ordering::Acquire) as f64);
     }
 
     fn replace(&self) {
@@ -316,6 +328,7 @@ impl Producer for KafkaProducer {
             token,
             reports,
             bytes,
+            handed_over: Instant::now(),
             mark: self.inner.mark(&at),
         });
         let mut sent = BaseRecord::with_opaque_to(&at.topic, pending).partition(at.partition.0 as i32);

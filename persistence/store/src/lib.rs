@@ -11,10 +11,12 @@ mod cell;
 pub mod cql;
 mod digest;
 pub mod embedded;
+mod metered;
 
 pub use cql::{Cql, CqlOptions, schema_cql};
 pub use digest::Digest;
 pub use embedded::Embedded;
+pub use metered::Metered;
 
 /// What the conversation's row holds: its folded state and its watermarks, each one cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
