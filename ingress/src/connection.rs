@@ -64,7 +64,9 @@ pub struct ConnectionTask<S> {
     /// Nothing more can be understood. The socket stays open unread for a moment: closed at once, its reset could overtake the
     /// close that says why.
     deaf: bool,
-    /// The close was written; the peer may still say goodbye.
+    /// The close was handed to the stream; nothing is written behind it.
+    told: bool,
+    /// The session is over; the peer may take what is left and say goodbye, for a moment.
     leaving: Option<Pin<Box<Sleep>>>,
 }
 
@@ -77,6 +79,7 @@ impl<S: FrameStream> ConnectionTask<S> {
             asking: None,
             flushing: false,
             deaf: false,
+            told: false,
             leaving: None,
         }
     }
@@ -135,17 +138,28 @@ impl<S: FrameStream> ConnectionTask<S> {
         self.carry_out(step, frame);
     }
 
+    fn leave(&mut self) {
+        let goodbye = || Box::pin(tokio::time::sleep(Duration::from_millis(GOODBYE_MS)));
+        self.leaving.get_or_insert_with(goodbye);
+    }
+
     /// Ready: the peer is gone, or has been told to go.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.flushing {
                 match self.stream.poll_flush(cx) {
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => {
+                        // A socket that takes nothing must not keep a session that is over.
+                        if self.conn.session().closing().is_some() {
+                            self.leave();
+                        }
+                        return Poll::Pending;
+                    }
                     Poll::Ready(false) => return Poll::Ready(()),
                     Poll::Ready(true) => self.flushing = false,
                 }
             }
-            if self.leaving.is_some() {
+            if self.told {
                 return Poll::Pending;
             }
             let output = self.conn.take_output(self.node.clock.now_ms(), WRITE_BYTES);
@@ -158,7 +172,8 @@ impl<S: FrameStream> ConnectionTask<S> {
             }
             if let Some(code) = output.close {
                 alive = alive && self.stream.start_close(code);
-                self.leaving = Some(Box::pin(tokio::time::sleep(Duration::from_millis(GOODBYE_MS))));
+                self.told = true;
+                self.leave();
             }
             if !alive {
                 return Poll::Ready(());

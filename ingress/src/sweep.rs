@@ -57,8 +57,8 @@ fn visit(node: &Node, conn: &Arc<Conn>) -> usize {
     match tick {
         Tick::Ping => conn.ping(),
         Tick::Close(_) => conn.wake(),
-        // A polled session has no task that would notice its end: it had a round to be fetched.
-        Tick::Nothing if closing && conn.transport == Transport::Poll => node.disconnect(conn),
+        // No task notices the end of a polled session, or of a stream that takes nothing: they had a round to fetch it.
+        Tick::Nothing if closing && matches!(conn.transport, Transport::Poll | Transport::Sse) => node.disconnect(conn),
         Tick::Nothing => {}
     }
     bytes

@@ -430,6 +430,37 @@ async fn acts_go_to_the_desk_notes_to_the_conversation_and_presence_ends_with_th
 }
 
 #[tokio::test]
+async fn a_reader_that_takes_nothing_is_cut_off_and_the_others_go_on() {
+    let mut config = config();
+    config.limits.outbound_bytes_per_connection_max = 200_000;
+    let mut node = start_with(config, |_| {}).await;
+    let mut worker = node.worker(1).await;
+    let slow = node.connect("slow", "customer").await;
+    let register = worker.attach("slow", 0, Access::Full).await;
+    let mut quick = node.connect("quick", "customer").await;
+    let other = worker.attach("quick", 0, Access::Full).await;
+    quick.recv().await;
+    let big = format!("{{\"event\":\"{}\"}}", "x".repeat(60_000));
+    for seq in 1..=500 {
+        let push = wire::link::Push {
+            partition: register.partition,
+            generation: register.generation,
+            connections: vec![register.connection],
+            conversation: "slow".into(),
+            seq,
+            frame: big.clone().into(),
+            received_at_ms: 0,
+        };
+        worker.send(from_worker::Item::Push(push)).await;
+        tokio::task::yield_now().await;
+    }
+    until("the slow one is gone", || node.handle.open_connections() == 1).await;
+    worker.push(&other, "quick", 1).await;
+    assert_eq!(quick.recv().await["event"]["seq"], 1);
+    drop(slow);
+}
+
+#[tokio::test]
 async fn typing_reaches_the_owner_and_a_users_connections_are_bounded() {
     let mut config = config();
     config.limits.connections_per_user_max = 1;
