@@ -2,6 +2,7 @@
 //! One file per invariant, with its exact statement; `facts` is the history made searchable; `mutants` proves that each
 //! invariant can go red.
 
+mod begins;
 mod facts;
 pub mod history;
 mod i01_no_acked_loss;
@@ -132,6 +133,7 @@ impl Report {
 
 /// Decides a history, which must be in time order ([`history::read_lines`] sorts it).
 pub fn check(entries: &[Entry], limits: VoidLimits) -> Report {
+    let entries = &*begins::settled(entries);
     let facts = Facts::new(entries);
     Report {
         void: void::why(entries, limits),

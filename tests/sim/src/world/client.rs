@@ -604,21 +604,17 @@ impl Client {
     }
 
     fn arrived(&mut self, env: &mut Env, conversation: String, seen: Seen, via: Via) {
-        let untouched = self.places.get(&conversation).is_some_and(|p| p.untouched);
         let place = self.places.entry(conversation.clone()).or_default();
-        place.untouched = false;
-        let last = place.last.unwrap_or(0);
-        if untouched && !(via == Via::Placed && seen.seq <= last) && seen.seq <= last {
+        let untouched = std::mem::take(&mut place.untouched);
+        if untouched && via == Via::Event && seen.seq <= place.last.unwrap_or(0) {
             // An agent's conversation begins before the session's first event.
             place.last = Some(seen.seq.saturating_sub(1));
-            let from = seen.seq.saturating_sub(1);
             if self.is_customer() {
                 env.alarm(
                     ProcId::Node(0),
                     format!("{conversation} began below its first frame's last_seq"),
                 );
             }
-            self.begin(env, &conversation, from);
         }
         let raw = Op::Recv {
             conn: self.conn.clone(),

@@ -1,0 +1,235 @@
+//! The processes of one test: the built `switchboard`, each with its own ports, log file and command line, in one directory
+//! that is kept when the test fails.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::Failed;
+
+/// A process may take this long until `/readyz` says yes.
+const READY: Duration = Duration::from_secs(60);
+
+/// The secret of the tests' tenant.
+pub const SECRET: &str = "switchboard-dev";
+
+/// A port nobody listens on now.
+pub fn free_port() -> Result<u16, Failed> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| Failed::because("a free port", e))?;
+    listener
+        .local_addr()
+        .map(|a| a.port())
+        .map_err(|e| Failed::because("a free port", e))
+}
+
+pub struct Proc {
+    pub name: String,
+    args: Vec<String>,
+    pub ops_port: u16,
+    /// Of a process with the ingress role.
+    pub ws_port: Option<u16>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+pub struct House {
+    bin: PathBuf,
+    pub dir: PathBuf,
+    pub procs: Vec<Proc>,
+}
+
+impl House {
+    pub fn new(bin: &Path, dir: &Path) -> Self {
+        House {
+            bin: bin.to_owned(),
+            dir: dir.to_owned(),
+            procs: Vec::new(),
+        }
+    }
+
+    /// One process with everything in it, on the embedded log and store.
+    pub fn dev(&mut self) -> Result<usize, Failed> {
+        let (ws, ops) = (free_port()?, free_port()?);
+        let data = self.dir.join("data").display().to_string();
+        let args = [
+            "dev",
+            "--listen",
+            &format!("127.0.0.1:{ws}"),
+            "--ops-listen",
+            &format!("127.0.0.1:{ops}"),
+            "--data-dir",
+            &data,
+        ];
+        self.add("dev", args.map(String::from).to_vec(), ops, Some(ws))
+    }
+
+    /// A process with some roles, configured by the house's file.
+    pub fn serve(&mut self, name: &str, roles: &str, config: &Path) -> Result<usize, Failed> {
+        let ops = free_port()?;
+        let mut args: Vec<String> = vec!["serve".into(), "--roles".into(), roles.into()];
+        args.extend(["--config".into(), config.display().to_string()]);
+        let mut set = |key: &str, value: String| args.extend(["--set".into(), format!("{key}={value}")]);
+        set("listen.ops", format!("127.0.0.1:{ops}"));
+        set("node.name", name.into());
+        let mut ws = None;
+        if roles.contains("ingress") {
+            let port = free_port()?;
+            ws = Some(port);
+            set("listen.ws_http", format!("127.0.0.1:{port}"));
+        }
+        if roles.contains("delivery") {
+            set("link.listen", format!("127.0.0.1:{}", free_port()?));
+        }
+        self.add(name, args, ops, ws)
+    }
+
+    fn add(&mut self, name: &str, args: Vec<String>, ops_port: u16, ws_port: Option<u16>) -> Result<usize, Failed> {
+        self.procs.push(Proc {
+            name: name.into(),
+            args,
+            ops_port,
+            ws_port,
+            log: self.dir.join(format!("{name}.log")),
+            child: None,
+        });
+        let index = self.procs.len() - 1;
+        self.start(index)?;
+        Ok(index)
+    }
+
+    /// Starts it (again), with the same command line; its log goes on.
+    pub fn start(&mut self, index: usize) -> Result<(), Failed> {
+        let proc = &mut self.procs[index];
+        let open = || File::options().create(true).append(true).open(&proc.log);
+        let log = open().map_err(|e| Failed::because("a log file", e))?;
+        let errors = log.try_clone().map_err(|e| Failed::because("a log file", e))?;
+        let child = Command::new(&self.bin)
+            .args(&proc.args)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .map_err(|e| Failed::because(&format!("start {}", proc.name), e))?;
+        proc.child = Some(child);
+        Ok(())
+    }
+
+    /// Runs the binary once and gives back what it printed.
+    pub fn once(&self, args: &[&str]) -> Result<String, Failed> {
+        let out = Command::new(&self.bin)
+            .args(args)
+            .output()
+            .map_err(|e| Failed::because("run the binary", e))?;
+        if !out.status.success() {
+            let said = String::from_utf8_lossy(&out.stderr);
+            return Err(Failed(format!(
+                "switchboard {}: {}: {said}",
+                args.join(" "),
+                out.status
+            )));
+        }
+        Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    }
+
+    pub fn token(&self, role: &str, user: &str) -> Result<String, Failed> {
+        self.once(&["token", "--role", role, "--user", user, "--dev-secret", SECRET])
+    }
+
+    /// Waits until every process that runs says it is ready.
+    pub async fn ready(&mut self) -> Result<(), Failed> {
+        let began = Instant::now();
+        for index in 0..self.procs.len() {
+            loop {
+                let proc = &mut self.procs[index];
+                let Some(child) = &mut proc.child else { break };
+                if let Ok(Some(status)) = child.try_wait() {
+                    return Err(Failed(format!(
+                        "{} ended by itself: {status}\n{}",
+                        proc.name,
+                        proc.last_lines()
+                    )));
+                }
+                let url = format!("http://127.0.0.1:{}/readyz", proc.ops_port);
+                let why = match reqwest::get(&url).await {
+                    Ok(answer) if answer.status().is_success() => break,
+                    Ok(answer) => answer.text().await.unwrap_or_default(),
+                    Err(e) => e.to_string(),
+                };
+                if began.elapsed() > READY {
+                    return Err(Failed(format!(
+                        "{} is not ready: {why}\n{}",
+                        proc.name,
+                        proc.last_lines()
+                    )));
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        let ports = self.procs.iter().filter_map(|p| p.ws_port);
+        ports.map(|port| format!("ws://127.0.0.1:{port}")).collect()
+    }
+
+    pub fn kill(&mut self, index: usize) -> Result<(), Failed> {
+        let proc = &mut self.procs[index];
+        let Some(mut child) = proc.child.take() else {
+            return Ok(());
+        };
+        child.kill().map_err(|e| Failed::because("kill -9", e))?;
+        child.wait().map_err(|e| Failed::because("wait", e))?;
+        Ok(())
+    }
+
+    /// `STOP`, `CONT` or `TERM`.
+    pub fn signal(&self, index: usize, name: &str) -> Result<(), Failed> {
+        let Some(child) = &self.procs[index].child else {
+            return Ok(());
+        };
+        signal(child.id(), name)
+    }
+
+    /// The last lines of every process, for whoever reads a failure.
+    pub fn last_words(&self) -> String {
+        self.procs
+            .iter()
+            .map(|p| format!("--- {}\n{}\n", p.name, p.last_lines()))
+            .collect()
+    }
+}
+
+/// Sends a signal to a process by its number.
+pub fn signal(pid: u32, name: &str) -> Result<(), Failed> {
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Failed(format!("kill -{name} {pid}: {status}"))),
+        Err(e) => Err(Failed::because("kill", e)),
+    }
+}
+
+impl Proc {
+    fn last_lines(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        for proc in &mut self.procs {
+            if let Some(mut child) = proc.child.take() {
+                // Whatever happens: nothing of a test outlives it.
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
