@@ -62,6 +62,8 @@ pub async fn run(config: Config, extras: Extras) -> Result<Exit, Failed> {
         .map_err(|e| Failed::new(Exit::Software, e))?;
     let tasks = Tasks::new(drain.clone());
     let health = Health::new();
+    // Not ready before every role has said that it is.
+    health.set("start", Err("starting".into()));
     let mut bound = Bound::default();
     if !config.listen.ops.is_empty() {
         let listener = bind(&config.listen.ops).await?;
@@ -87,6 +89,7 @@ pub async fn run(config: Config, extras: Extras) -> Result<Exit, Failed> {
             return Err(failed);
         }
     }
+    health.set("start", Ok(()));
     tracing::info!(name = process.name, roles = ?process.config.roles, "running");
     if let Some(ready) = extras.ready {
         ready(bound);
@@ -237,11 +240,35 @@ async fn start_ingress(
     let service = ingress::Service::bind(options, deps)
         .await
         .map_err(|e| Failed::new(Exit::Unavailable, e))?;
-    let addresses = service.handle().addresses;
+    let handle = service.handle();
+    let addresses = handle.addresses;
     let drain = process.drain.clone();
+    process
+        .health
+        .set("links", Err("looking for the partitions' owners".into()));
     process.tasks.spawn(Kind::Essential, "ingress", service.run(drain));
+    process.tasks.spawn(
+        Kind::Background,
+        "first-links",
+        first_links(handle, process.health.clone(), process.drain.clone()),
+    );
     Ok(addresses)
 }
+
+/// A node that has just started is ready when it has found the owner of every partition, or has looked for long enough:
+/// without workers, sends are still taken.
+async fn first_links(node: ingress::Handle, health: Health, drain: Drain) {
+    for _ in 0..FIRST_LINKS_MS_MAX / FIRST_LINKS_LOOK_MS {
+        if node.links_complete() || drain.is_started() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(FIRST_LINKS_LOOK_MS)).await;
+    }
+    health.set("links", Ok(()));
+}
+
+const FIRST_LINKS_MS_MAX: u64 = 30_000;
+const FIRST_LINKS_LOOK_MS: u64 = 50;
 
 /// Reaches the worker of this process without a socket.
 fn local_dialer(worker: delivery::Handle) -> LocalDialer {

@@ -11,7 +11,9 @@ use crate::limits;
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 
 fn schema_of<T: schemars::JsonSchema>() -> Value {
-    let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
+    let schema = SchemaSettings::draft2020_12()
+        .into_generator()
+        .into_root_schema_for::<T>();
     serde_json::to_value(schema).unwrap_or(Value::Null)
 }
 

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use wire::link::FromNode;
 use wire::link::from_node::Item;
 use wire::{ConnectionId, Partition, limits};
+
+const HEARTBEAT: Duration = Duration::from_millis(limits::LINK_HEARTBEAT_MS);
 
 /// A connection to be registered with the owner of a partition.
 pub type ToRegister = (Partition, ConnectionId);
@@ -26,8 +29,9 @@ struct Waiting {
     overflowed: bool,
     closed: bool,
     register: VecDeque<ToRegister>,
-    /// Told `not_owner`: asked again at the next heartbeat.
+    /// Told `not_owner`: asked again a heartbeat after the first of them was, however busy the link is meanwhile.
     register_later: Vec<ToRegister>,
+    later_at: Option<Instant>,
     items: VecDeque<FromNode>,
 }
 
@@ -85,6 +89,9 @@ impl LinkQueue {
         let mut waiting = self.inner.lock();
         if waiting.up {
             waiting.register_later.extend(what);
+            waiting.later_at.get_or_insert_with(|| Instant::now() + HEARTBEAT);
+            drop(waiting);
+            self.notify.notify_one();
         }
     }
 
@@ -99,21 +106,18 @@ impl LinkQueue {
 
     /// What leaves next, at most one batch. Registrations first: what follows them refers to them.
     pub async fn next(&self) -> Next {
-        let quiet = tokio::time::sleep(Duration::from_millis(limits::LINK_HEARTBEAT_MS));
-        tokio::pin!(quiet);
+        let quiet_at = Instant::now() + HEARTBEAT;
         loop {
             if let Some(next) = self.take() {
                 return next;
             }
+            let later_at = self.inner.lock().later_at;
             tokio::select! {
                 () = self.notify.notified() => {}
-                () = &mut quiet => {
-                    let mut waiting = self.inner.lock();
-                    let later = std::mem::take(&mut waiting.register_later);
-                    if later.is_empty() {
+                () = tokio::time::sleep_until(later_at.map_or(quiet_at, |at| at.min(quiet_at))) => {
+                    if later_at.is_none_or(|at| at > quiet_at) {
                         return Next::Quiet;
                     }
-                    waiting.register.extend(later);
                 }
             }
         }
@@ -121,6 +125,11 @@ impl LinkQueue {
 
     fn take(&self) -> Option<Next> {
         let mut waiting = self.inner.lock();
+        if waiting.later_at.is_some_and(|at| at <= Instant::now()) {
+            waiting.later_at = None;
+            let later = std::mem::take(&mut waiting.register_later);
+            waiting.register.extend(later);
+        }
         if waiting.closed {
             return Some(Next::Closed);
         }
@@ -158,6 +167,21 @@ mod tests {
         assert!(matches!(queue.next().await, Next::Quiet));
         queue.register_later([(Partition(2), ConnectionId(8))]);
         assert!(matches!(queue.next().await, Next::Register(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_told_not_owner_asks_again_in_time_on_a_busy_link() {
+        let queue = LinkQueue::default();
+        queue.set_up(true);
+        queue.register_later([(Partition(2), ConnectionId(8))]);
+        for _ in 0..20 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            queue.push(Item::Heartbeat(Heartbeat {}));
+            if matches!(queue.next().await, Next::Register(_)) {
+                return;
+            }
+        }
+        panic!("it waits for the link to be quiet");
     }
 
     #[tokio::test]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientContext;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::Offset as KafkaOffset;
@@ -19,6 +21,19 @@ const EVENTS_MAX: usize = 256;
 /// How soon a tail nobody listens to is noticed.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// The end of the partition is what a tail waits at, not an error of the client.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if !matches!(error, KafkaError::PartitionEOF(_)) && !is_passing(&error) {
+            tracing::warn!(%error, reason, "a Kafka tail");
+        }
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
 /// Blocking, as long as the broker takes to say where the topic ends.
 pub(super) fn start(
     options: KafkaOptions,
@@ -30,9 +45,8 @@ pub(super) fn start(
         partition: Partition(0),
     };
     let end = reader.bounds(&at)?.end;
-    let consumer: BaseConsumer = settings::tailing(&options, &group_of_nobody())
-        .create()
-        .map_err(unavailable)?;
+    let config = settings::tailing(&options, &group_of_nobody());
+    let consumer: BaseConsumer<Quiet> = BaseConsumer::from_config_and_context(&config, Quiet).map_err(unavailable)?;
     consumer
         .assign(&list(&at, KafkaOffset::Beginning)?)
         .map_err(unavailable)?;
@@ -46,7 +60,7 @@ pub(super) fn start(
 
 /// Ends when nobody listens. Caught up: at the end there was at the start, or, where its last records were compacted away,
 /// at the partition's end.
-fn run(consumer: &BaseConsumer, events: &mpsc::Sender<TailEvent>, end: Offset) {
+fn run(consumer: &BaseConsumer<Quiet>, events: &mpsc::Sender<TailEvent>, end: Offset) {
     let mut catching_up = true;
     if end == Offset::ZERO {
         catching_up = false;

@@ -490,7 +490,7 @@ impl Default for Logging {
     fn default() -> Self {
         Self {
             format: LogFormat::Text,
-            filter: "info".into(),
+            filter: "info,fjall=warn,lsm_tree=warn,scylla=warn,rdkafka=warn,librdkafka=warn".into(),
         }
     }
 }
