@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use ordered_log::{Log, LogError, TopicSpec};
+use process::config::LogKind;
 use process::{Config, Exit};
 use wire::LaneTopics;
 
@@ -74,6 +75,10 @@ pub fn run(args: TopicsArgs) -> Result<Exit, Failed> {
     let config = Config::load(args.config.as_deref(), std::env::vars(), &args.overrides)
         .and_then(|config| config.validate().map(|()| config))
         .map_err(|e| Failed::new(Exit::Config, e))?;
+    if config.log.kind == LogKind::Embedded {
+        let text = "the embedded log makes its topics by itself; for Kafka's set log.kind = \"kafka\" (or --set log.kind=kafka --set log.brokers=HOST:PORT)";
+        return Err(Failed::new(Exit::Usage, text));
+    }
     crate::runtime(1)?.block_on(async {
         let log = open::log(&config).await?;
         let topics = open::lane_topics(&config);
