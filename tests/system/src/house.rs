@@ -5,6 +5,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::Failed;
@@ -15,13 +16,17 @@ const READY: Duration = Duration::from_secs(60);
 /// The secret of the tests' tenant.
 pub const SECRET: &str = "switchboard-dev";
 
-/// A port nobody listens on now.
+/// A port nobody listens on now, each given once; below the range that outgoing connections take theirs from.
 pub fn free_port() -> Result<u16, Failed> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| Failed::because("a free port", e))?;
-    listener
-        .local_addr()
-        .map(|a| a.port())
-        .map_err(|e| Failed::because("a free port", e))
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 20_000 + (std::process::id() % 100) as u16 * 100;
+    for _ in 0..1_000 {
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(Failed("no free port".into()))
 }
 
 pub struct Proc {
@@ -85,6 +90,25 @@ impl House {
         self.add(name, args, ops, ws)
     }
 
+    /// Makes the keyspace and its tables: `dev` does that at its start, on a lane that nobody else uses.
+    pub async fn make_tables(&mut self, kafka: &str, cql: &str, keyspace: &str) -> Result<(), Failed> {
+        let (ws, ops) = (free_port()?, free_port()?);
+        let mut args: Vec<String> = vec!["dev".into()];
+        let mut give = |name: &str, value: String| args.extend([name.into(), value]);
+        give("--listen", format!("127.0.0.1:{ws}"));
+        give("--ops-listen", format!("127.0.0.1:{ops}"));
+        give("--data-dir", self.dir.join("maker").display().to_string());
+        give("--kafka", kafka.into());
+        give("--cql", cql.into());
+        give("--set", format!("store.keyspace={keyspace}"));
+        give("--set", format!("lane={keyspace}-maker"));
+        let index = self.add("maker", args, ops, Some(ws))?;
+        self.ready().await?;
+        self.kill(index)?;
+        self.procs.remove(index);
+        Ok(())
+    }
+
     fn add(&mut self, name: &str, args: Vec<String>, ops_port: u16, ws_port: Option<u16>) -> Result<usize, Failed> {
         self.procs.push(Proc {
             name: name.into(),
@@ -137,8 +161,14 @@ impl House {
         self.once(&["token", "--role", role, "--user", user, "--dev-secret", SECRET])
     }
 
-    /// Waits until every process that runs says it is ready.
+    /// Waits until every process that runs says it is ready, and says so again a moment later.
     pub async fn ready(&mut self) -> Result<(), Failed> {
+        self.ready_once().await?;
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        self.ready_once().await
+    }
+
+    async fn ready_once(&mut self) -> Result<(), Failed> {
         let began = Instant::now();
         for index in 0..self.procs.len() {
             loop {
@@ -153,7 +183,9 @@ impl House {
                 }
                 let url = format!("http://127.0.0.1:{}/readyz", proc.ops_port);
                 let why = match reqwest::get(&url).await {
-                    Ok(answer) if answer.status().is_success() => break,
+                    // The ops port may answer before the roles are built; what clients reach is bound last.
+                    Ok(answer) if answer.status().is_success() && proc.is_reachable() => break,
+                    Ok(answer) if answer.status().is_success() => "not reachable for clients".into(),
                     Ok(answer) => answer.text().await.unwrap_or_default(),
                     Err(e) => e.to_string(),
                 };
@@ -215,6 +247,11 @@ pub fn signal(pid: u32, name: &str) -> Result<(), Failed> {
 }
 
 impl Proc {
+    fn is_reachable(&self) -> bool {
+        self.ws_port
+            .is_none_or(|port| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok())
+    }
+
     fn last_lines(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();

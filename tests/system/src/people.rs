@@ -17,6 +17,9 @@ use wire::frames::{AgentState, ConversationState};
 use crate::Failed;
 use crate::house::House;
 
+/// Somebody with so many messages unanswered waits.
+const PENDING_MAX: usize = 20;
+
 /// What all of a test's people share.
 #[derive(Default)]
 pub struct Mood {
@@ -162,7 +165,8 @@ impl Day {
                 self.cuts = cuts;
                 // Its end is told by the client.
                 let _ = self.handle.cut().await;
-            } else if self.up && self.mood.talking.load(Ordering::SeqCst) {
+            } else if self.pending.len() < PENDING_MAX && self.mood.talking.load(Ordering::SeqCst) {
+                // Also without a connection: the outbox keeps it.
                 self.say().await;
             }
         }

@@ -22,6 +22,9 @@ const BACK: Duration = Duration::from_secs(60);
 /// The history must hold everything within this.
 const STORED: Duration = Duration::from_secs(60);
 
+/// A kill counts as over this long after the process is ready again.
+const AFTERMATH: Duration = Duration::from_secs(2);
+
 pub struct Run {
     pub house: House,
     pub people: People,
@@ -70,6 +73,8 @@ impl Run {
         tokio::time::sleep(dead).await;
         self.house.start(index)?;
         self.house.ready().await?;
+        // What it had under way is being sent again.
+        tokio::time::sleep(AFTERMATH).await;
         self.fault("kill", &name, false);
         Ok(())
     }

@@ -161,7 +161,7 @@ partitions = 4
 replication = 1
 
 [listen]
-ws_http = ""
+ws_http = "127.0.0.1:0"
 tcp = ""
 
 [log]
@@ -185,6 +185,7 @@ secret = "{SECRET}"
     std::fs::write(&file, config).map_err(|e| Failed::because("the configuration", e))?;
     let mut house = House::new(bin, dir);
     let path = file.display().to_string();
+    house.make_tables(&kafka, &cql, &format!("t{unique}")).await?;
     house.once(&["topics", "create", "--config", &path])?;
     for (name, roles) in [
         ("persistence-0", "persistence"),

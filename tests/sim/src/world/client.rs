@@ -137,14 +137,6 @@ impl Client {
         }
     }
 
-    pub fn is_up(&self) -> bool {
-        matches!(self.link, Link::Up { .. })
-    }
-
-    pub fn pending(&self) -> usize {
-        self.outbox.iter().filter(|p| p.send).count()
-    }
-
     pub fn handle(&mut self, env: &mut Env, input: ClientInput) {
         match input {
             ClientInput::Tick => {

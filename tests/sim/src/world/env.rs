@@ -163,10 +163,6 @@ impl Env {
         (p.life != Life::Dead).then_some(p.life_number)
     }
 
-    pub fn is_running(&self, of: ProcId) -> bool {
-        self.procs.get(&of).is_some_and(|p| p.life == Life::Running)
-    }
-
     /// A new life; its number.
     pub fn start(&mut self, id: ProcId) -> u32 {
         let skew_ms = self.procs.get(&id).map_or(0, |p| p.skew_ms);

@@ -79,7 +79,7 @@ impl Plan {
         for _ in 0..count {
             let fault = draw_one(rng, cast);
             let length_us = match fault {
-                Fault::Pause(_) if rng.random_range(0..3) > 0 => rng.random_range(7 * S..12 * S),
+                Fault::Pause(_) | Fault::CutLog(_) if rng.random_range(0..3) > 0 => rng.random_range(7 * S..12 * S),
                 Fault::CutClient(_) => rng.random_range(200 * MS..5 * S),
                 _ => rng.random_range(300 * MS..9 * S),
             };

@@ -510,7 +510,8 @@ impl Env {
                 partition,
                 records,
             };
-            self.tell_life(member.0, member.1, 0, input);
+            // The answer may be held up too: then it reaches a member that has lost the partition meanwhile.
+            self.tell_member(member, 0, input);
         }
         self.wake(group, partition);
     }

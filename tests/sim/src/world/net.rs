@@ -35,17 +35,6 @@ pub struct Net {
     wires: BTreeMap<u64, Wire>,
 }
 
-impl Net {
-    pub fn link(&self, link: u64) -> Option<Link> {
-        self.links.get(&link).copied()
-    }
-
-    /// Is this connection open at the client's end?
-    pub fn is_open(&self, wire: u64) -> bool {
-        self.wires.contains_key(&wire)
-    }
-}
-
 impl Env {
     fn hop(&mut self) -> u64 {
         match self.pick(0..20) {

@@ -20,7 +20,6 @@ use super::topics;
 use crate::checker::history::{Generation as Shown, Kind, Op};
 
 const TICK_US: u64 = 250 * MS;
-const ASK_AGAIN_US: u64 = 300 * MS;
 
 /// What an answer is for.
 enum Waits {
@@ -147,7 +146,7 @@ impl WorkerProc {
                     self.core.handle_records(now_ms, Partition(partition), entries);
                 }
             }
-            Input::Reported { token, report } => self.reported(env, now_ms, token, report),
+            Input::Reported { token, report } => self.reported(env, token, report),
             Input::Committed {
                 partition,
                 token,
@@ -205,7 +204,7 @@ impl WorkerProc {
         env.produce(self.id, record, token);
     }
 
-    fn reported(&mut self, env: &mut Env, now_ms: u64, token: u64, report: Report) {
+    fn reported(&mut self, env: &mut Env, token: u64, report: Report) {
         let Some(Waits::Announced { partition, again }) = self.waits.remove(&token) else {
             return;
         };
@@ -233,7 +232,6 @@ impl WorkerProc {
         if again || owned.started {
             return self.core.handle_announced_again(Partition(partition), generation);
         }
-        let _ = now_ms;
         let token = self.wait(Waits::Start { partition });
         env.ask_offsets(self.id, Group::Persistence, partition, token);
     }
@@ -535,7 +533,6 @@ impl WorkerProc {
             let offset = self.core.position(Partition(partition)).unwrap_or(Offset::ZERO).0;
             env.commit(self.id, Group::Delivery, generation, (partition, offset), generation);
         }
-        let _ = ASK_AGAIN_US;
     }
 }
 
