@@ -48,7 +48,7 @@ fn a_since_that_is_off_by_one_is_found() {
 
 #[test]
 fn a_node_that_takes_any_generation_is_found() {
-    found(Bug::NoGenerationCheck, &["I11"], 100);
+    found(Bug::NoGenerationCheck, &["I11"], 300);
 }
 
 #[test]

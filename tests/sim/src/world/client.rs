@@ -722,7 +722,8 @@ impl Client {
         let mut acks = Vec::new();
         for (conversation, place) in &mut self.places {
             let last = place.last.unwrap_or(0);
-            if place.target.is_none() || last <= place.acked || place.read_until.is_some() {
+            // Where nothing came yet there is nothing to ack: an agent's first events may still be on their way.
+            if place.target.is_none() || place.untouched || last <= place.acked || place.read_until.is_some() {
                 continue;
             }
             if place.unacked >= ACK_EVERY_EVENTS || env.now_us >= place.ack_due_us {
