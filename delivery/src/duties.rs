@@ -12,7 +12,7 @@ use wire::Partition;
 use crate::driver::Driver;
 use crate::error::Alarm;
 use crate::owners::heard;
-use crate::ownership::{Claimed, Draining, Owned};
+use crate::ownership::{Claimed, Draining, Owned, Said};
 use crate::work::Done;
 use crate::{GROUP, LAST_MARKS_MS};
 
@@ -88,6 +88,7 @@ impl Driver {
                 .claim(claimed.at.clone(), claimed.group, claimed.claim, claimed.token()),
         );
         self.owned.insert(partition, Owned::Claimed(claimed));
+        self.core.handle_claimed(partition);
         self.meters.of(partition).owned.set(1.0);
     }
 
@@ -154,15 +155,17 @@ impl Driver {
             Some(TailEvent::CaughtUp) => {}
             Some(TailEvent::Record(record)) => {
                 let Some(said) = heard(&record) else { return };
-                if said.worker == self.tools.announcer.worker {
+                let Some(owned) = self.owned.get_mut(&said.partition) else {
                     return;
-                }
-                if let Some(Owned::Consuming(consuming)) = self.owned.get_mut(&said.partition)
-                    && said.offset.0 > consuming.generation.announced
-                {
+                };
+                match owned.heard(&said, self.tools.announcer.worker) {
+                    Said::Nothing => {}
+                    Said::Ours(generation) => {
+                        tracing::info!(partition = %said.partition, %generation, "our announcement landed again");
+                        self.core.handle_announced_again(said.partition, generation);
+                    }
                     // A commit decides: fenced, and it is theirs; accepted, and we say again that it is ours.
-                    consuming.contested = true;
-                    self.member_next_ms = now_ms;
+                    Said::Contested => self.member_next_ms = now_ms,
                 }
             }
         }
@@ -185,6 +188,9 @@ impl Driver {
                 };
                 let consuming = claimed.announced(announced);
                 let (generation, token) = (consuming.generation, consuming.token());
+                if consuming.contested() {
+                    self.member_next_ms = now_ms;
+                }
                 self.owned.insert(partition, Owned::Consuming(consuming));
                 let start = match (self.other_topic.clone(), start) {
                     (Some(alarm), _) | (None, Err(alarm)) => return self.alarm(now_ms, alarm, partition),
@@ -203,7 +209,6 @@ impl Driver {
                 };
                 consuming.announcing = false;
                 if let Some(announced) = announced {
-                    consuming.contested = false;
                     consuming.announced_again(announced);
                     let generation = consuming.generation;
                     tracing::info!(partition = %at.partition, %generation, "announced again");
@@ -264,7 +269,7 @@ impl Driver {
                     let Some(consuming) = self.consuming(partition, claim) else {
                         continue;
                     };
-                    if consuming.contested && !consuming.announcing && !consuming.stopped {
+                    if consuming.contested() && !consuming.announcing && !consuming.stopped {
                         consuming.announcing = true;
                         let (at, group, token) = (consuming.at.clone(), consuming.generation.group, consuming.token());
                         self.work.push(tools.announce_again(at, group, claim, token));

@@ -47,6 +47,8 @@ impl Announcer {
 pub(crate) struct Heard {
     pub partition: Partition,
     pub worker: WorkerId,
+    /// The consumer group's generation it was made in.
+    pub group: u64,
     pub offset: Offset,
 }
 
@@ -57,6 +59,7 @@ pub(crate) fn heard(record: &LogRecord) -> Option<Heard> {
     (named == owner.partition).then_some(Heard {
         partition: Partition(owner.partition),
         worker: WorkerId(owner.worker_incarnation),
+        group: owner.group_generation,
         offset: record.offset,
     })
 }

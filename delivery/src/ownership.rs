@@ -4,7 +4,9 @@
 
 use ordered_log::TopicPartition;
 use tokio_util::sync::CancellationToken;
-use wire::{Generation, Offset, Partition};
+use wire::{Generation, Offset, Partition, WorkerId};
+
+use crate::owners::Heard;
 
 /// The group gave it to us; nodes do not know yet.
 #[derive(Debug)]
@@ -14,6 +16,9 @@ pub(crate) struct Claimed {
     pub group: u64,
     /// Tells this ownership's answers from an earlier one's.
     pub claim: u64,
+    /// The highest announcements heard meanwhile, ours of this generation and anybody else's.
+    heard_ours: Option<Offset>,
+    heard_others: Option<Offset>,
     cancel: CancelOnDrop,
 }
 
@@ -23,8 +28,8 @@ pub(crate) struct Consuming {
     pub at: TopicPartition,
     pub claim: u64,
     pub generation: Generation,
-    /// Somebody else announced itself above us: a commit decides who is right.
-    pub contested: bool,
+    /// The highest announcement of anybody else.
+    heard_others: Option<Offset>,
     /// A repeated announcement is under way.
     pub announcing: bool,
     /// Log and store disagree: nothing is read any more.
@@ -60,6 +65,8 @@ impl Claimed {
             at,
             group,
             claim,
+            heard_ours: None,
+            heard_others: None,
             cancel: CancelOnDrop(CancellationToken::new()),
         }
     }
@@ -69,8 +76,9 @@ impl Claimed {
         self.cancel.0.clone()
     }
 
-    /// Our announcement stands at this offset of `owners`.
-    pub fn announced(self, announced: Offset) -> Consuming {
+    /// Our announcement stands at this offset of `owners`, or higher if it landed more than once.
+    pub fn announced(self, reported: Offset) -> Consuming {
+        let announced = self.heard_ours.map_or(reported, |heard| heard.max(reported));
         Consuming {
             generation: Generation {
                 group: self.group,
@@ -78,7 +86,7 @@ impl Claimed {
             },
             at: self.at,
             claim: self.claim,
-            contested: false,
+            heard_others: self.heard_others,
             announcing: false,
             stopped: false,
             last_at_ms: 0,
@@ -90,6 +98,12 @@ impl Claimed {
 impl Consuming {
     pub fn token(&self) -> CancellationToken {
         self.cancel.0.clone()
+    }
+
+    /// Somebody else announced itself above us: a commit decides who is right.
+    pub fn contested(&self) -> bool {
+        self.heard_others
+            .is_some_and(|theirs| theirs.0 > self.generation.announced)
     }
 
     pub fn announced_again(&mut self, announced: Offset) {
@@ -110,6 +124,16 @@ impl Draining {
     }
 }
 
+/// What an announcement changes for an owner that hears it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Nothing,
+    /// Ours landed again, above the one we know of: nodes go by the highest, and so must we.
+    Ours(Generation),
+    /// Somebody else's stands above ours.
+    Contested,
+}
+
 /// What we have of a partition now.
 #[derive(Debug)]
 pub(crate) enum Owned {
@@ -123,5 +147,111 @@ impl Owned {
             Owned::Claimed(c) => c.claim,
             Owned::Consuming(c) => c.claim,
         }
+    }
+
+    /// An announcement of this partition was heard; `me` is this worker.
+    pub fn heard(&mut self, said: &Heard, me: WorkerId) -> Said {
+        let ours = said.worker == me;
+        match self {
+            Owned::Claimed(c) if ours => {
+                if said.group == c.group {
+                    c.heard_ours = c.heard_ours.max(Some(said.offset));
+                }
+                Said::Nothing
+            }
+            Owned::Claimed(c) => {
+                c.heard_others = c.heard_others.max(Some(said.offset));
+                Said::Nothing
+            }
+            Owned::Consuming(c) if !ours => {
+                c.heard_others = c.heard_others.max(Some(said.offset));
+                if c.contested() { Said::Contested } else { Said::Nothing }
+            }
+            Owned::Consuming(c) if said.group == c.generation.group && said.offset.0 > c.generation.announced => {
+                c.generation.announced = said.offset.0;
+                Said::Ours(c.generation)
+            }
+            // Known, or of an earlier generation of ours, which nodes rank below.
+            Owned::Consuming(_) => Said::Nothing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: WorkerId = WorkerId(1);
+
+    fn claimed() -> Claimed {
+        let at = TopicPartition {
+            topic: "messages".into(),
+            partition: Partition(2),
+        };
+        Claimed::new(at, 3, 1)
+    }
+
+    fn said(worker: u64, group: u64, offset: u64) -> Heard {
+        Heard {
+            partition: Partition(2),
+            worker: WorkerId(worker),
+            group,
+            offset: Offset(offset),
+        }
+    }
+
+    fn announced(owned: Owned, reported: u64) -> Consuming {
+        match owned {
+            Owned::Claimed(c) => c.announced(Offset(reported)),
+            Owned::Consuming(c) => panic!("{c:?}"),
+        }
+    }
+
+    #[test]
+    fn an_own_announcement_that_lands_again_is_adopted() {
+        let mut owned = Owned::Consuming(claimed().announced(Offset(7)));
+        assert_eq!(owned.heard(&said(1, 3, 7), ME), Said::Nothing);
+        let adopted = Generation { group: 3, announced: 9 };
+        assert_eq!(owned.heard(&said(1, 3, 9), ME), Said::Ours(adopted));
+        assert_eq!(owned.heard(&said(1, 3, 8), ME), Said::Nothing);
+        assert_eq!(
+            owned.heard(&said(1, 2, 10), ME),
+            Said::Nothing,
+            "of an earlier generation"
+        );
+    }
+
+    #[test]
+    fn the_highest_own_announcement_heard_before_the_report_is_the_one_that_counts() {
+        let mut owned = Owned::Claimed(claimed());
+        owned.heard(&said(1, 3, 9), ME);
+        owned.heard(&said(1, 2, 12), ME);
+        assert_eq!(announced(owned, 7).generation.announced, 9);
+        let mut owned = Owned::Claimed(claimed());
+        owned.heard(&said(1, 3, 7), ME);
+        assert_eq!(announced(owned, 9).generation.announced, 9);
+    }
+
+    #[test]
+    fn anothers_announcement_above_ours_is_contested_even_if_heard_before_the_report() {
+        let mut owned = Owned::Consuming(claimed().announced(Offset(7)));
+        assert_eq!(owned.heard(&said(2, 3, 6), ME), Said::Nothing);
+        assert_eq!(owned.heard(&said(2, 3, 8), ME), Said::Contested);
+        let contested = |theirs: u64| {
+            let mut owned = Owned::Claimed(claimed());
+            owned.heard(&said(2, 3, theirs), ME);
+            announced(owned, 7).contested()
+        };
+        assert_eq!((contested(6), contested(8)), (false, true));
+    }
+
+    #[test]
+    fn a_repeated_announcement_below_anothers_leaves_it_contested() {
+        let mut consuming = claimed().announced(Offset(7));
+        consuming.heard_others = Some(Offset(11));
+        consuming.announced_again(Offset(10));
+        assert!(consuming.contested());
+        consuming.announced_again(Offset(12));
+        assert!(!consuming.contested());
     }
 }

@@ -75,14 +75,16 @@ impl PartitionCore {
         self.slots.put_back(slot, conv);
     }
 
-    /// A connection's acks count for its side; a mere watcher's do not.
+    /// A connection's acks count for its side.
     pub(crate) fn raise_marks(&mut self, slot: u32, conv: &mut Conv, i: usize, recv: u64, read: u64) {
         let c = &conv.cursors[i];
-        let watcher = c
-            .user()
-            .is_some_and(|user| conv.state.as_ref().is_some_and(|s| s.watches(user) && !s.serves(user)));
-        if !watcher {
-            conv.acked.raise(c.side(), recv, read);
+        if conv.counts(c) {
+            let (side, before) = (c.side(), conv.acked);
+            conv.acked.raise(side, recv, read);
+            if conv.acked != before {
+                // Not what was written last: the next round takes it.
+                conv.marks_written_ms = 0;
+            }
             self.marks_rose(slot, conv);
         }
     }

@@ -8,6 +8,7 @@
 //! A message's way through the files: `records` (read and folded) → `tail` (kept) → `pump` (pushed by cursor) → `link` (queued).
 
 mod action;
+mod claimed;
 mod cursor;
 mod frames;
 mod heard;

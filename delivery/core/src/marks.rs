@@ -142,24 +142,38 @@ impl PartitionCore {
         conv.acked = conv.acked.merged(marks);
         for side in [Side::Customer, Side::Agent] {
             if conv.state.is_some() && conv.logged.of(side) != before.of(side) {
-                self.tell_receipt(cx, &conv, side);
+                self.tell_receipt(cx, &mut conv, side);
             }
         }
         self.slots.put_back(slot, conv);
     }
 
     /// To the other side, and to those of one's own devices that do not know it from their own acks.
-    fn tell_receipt(&self, cx: &mut Cx, conv: &Conv, side: Side) {
-        let (recv, read) = conv.logged.of(side);
+    fn tell_receipt(&self, cx: &mut Cx, conv: &mut Conv, side: Side) {
+        let logged = conv.logged.of(side);
         let mut frame = None;
-        for c in conv.cursors.iter().filter(|c| c.begun && c.attached && !c.ahead) {
-            let knows = c.side() == side && c.recv >= recv && c.read >= read;
-            if !knows {
-                let frame = frame
-                    .get_or_insert_with(|| crate::frames::receipt(&conv.key, side, recv, read))
-                    .clone();
-                self.send_frame(cx, c.link, c.connection, frame);
+        for i in 0..conv.cursors.len() {
+            let c = &conv.cursors[i];
+            if !c.begun || !c.attached || c.ahead {
+                continue;
             }
+            let own = c.side() == side;
+            let told = if own { conv.own_marks(c) } else { logged };
+            if own && conv.counts(c) && (c.recv, c.read) == told {
+                continue;
+            }
+            if !self.caught_up {
+                // The owner before may have told more: with the next `conversation` frame.
+                conv.cursors[i].stale = true;
+                continue;
+            }
+            let make = || crate::frames::receipt(&conv.key, side, told.0, told.1);
+            let frame = if told == logged {
+                frame.get_or_insert_with(make).clone()
+            } else {
+                make()
+            };
+            self.send_frame(cx, c.link, c.connection, frame);
         }
     }
 }

@@ -292,7 +292,7 @@ impl PartitionCore {
                     }
                     self.slots.put_back(slot, conv);
                 }
-                Wait::TakeOver => self.caught_up = true,
+                Wait::TakeOver => self.caught_up(cx),
                 Wait::Applied { .. } => {}
             }
         }

@@ -144,7 +144,7 @@ impl PartitionCore {
                 return;
             }
             if c.pos >= head.min(c.until) {
-                return self.at_limit(cx, conv, i);
+                return self.at_limit(cx, slot, conv, i);
             }
             if !cx.links.has_room(c.link) {
                 return self.stall(cx, slot, c);
@@ -186,7 +186,11 @@ impl PartitionCore {
             self.flush_placed(cx, conv, i);
             let c = &conv.cursors[i];
             if changes && seq > c.told && seq < c.until {
-                self.tell_conversation(cx, conv, i, false);
+                if self.caught_up {
+                    self.tell_conversation(cx, conv, i, false);
+                } else {
+                    conv.cursors[i].stale = true;
+                }
             }
         }
     }
@@ -315,8 +319,9 @@ impl PartitionCore {
         });
     }
 
-    /// At the head, or at the detaching event.
-    fn at_limit(&mut self, cx: &mut Cx, conv: &mut Conv, i: usize) {
+    /// At the head, or at the detaching event. What is folded again after a take-over is older than what the owner before has
+    /// told: a connection that had begun is told nothing of it until all of that is folded.
+    fn at_limit(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, i: usize) {
         let c = &mut conv.cursors[i];
         if c.pos >= c.until {
             c.attached = false;
@@ -324,8 +329,28 @@ impl PartitionCore {
             c.until = u64::MAX;
             c.stale = false;
             self.tell_conversation(cx, conv, i, false);
-        } else if c.stale {
+        } else if c.stale && self.caught_up {
+            // After a take-over all of them come at once: each waits for room.
+            if !cx.links.has_room(c.link) {
+                return self.stall(cx, slot, c);
+            }
             self.tell_conversation(cx, conv, i, false);
+        }
+    }
+
+    /// Everything up to the take-over is folded: whoever waited to be told is told.
+    pub(crate) fn caught_up(&mut self, cx: &mut Cx) {
+        self.caught_up = true;
+        for slot in 0..self.slots.len() {
+            let Some(mut conv) = self.slots.take(slot) else {
+                continue;
+            };
+            for i in 0..conv.cursors.len() {
+                if conv.cursors[i].stale {
+                    self.pump(cx, slot, &mut conv, i);
+                }
+            }
+            self.slots.put_back(slot, conv);
         }
     }
 
@@ -333,6 +358,7 @@ impl PartitionCore {
     pub(crate) fn tell_conversation(&mut self, cx: &mut Cx, conv: &mut Conv, i: usize, begin: bool) {
         let Some(state) = &conv.state else { return };
         let head = state.last_seq().0;
+        let own_marks = conv.own_marks(&conv.cursors[i]);
         let c = &mut conv.cursors[i];
         let caught_up_elsewhere = c.stale;
         c.told = head;
@@ -345,7 +371,7 @@ impl PartitionCore {
             begin,
             from: c.pos,
             access: access(state, c).into(),
-            frame: frames::conversation(&conv.key, state, conv.acked.of(c.side())),
+            frame: frames::conversation(&conv.key, state, own_marks),
         };
         cx.links.send(c.link, Item::Conversation(item));
         let other = match c.side() {

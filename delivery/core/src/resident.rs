@@ -100,6 +100,23 @@ impl Conv {
             .position(|c| c.node == node && c.connection == connection)
     }
 
+    /// Do this connection's acks count for its side? A mere watcher's do not.
+    pub fn counts(&self, c: &Cursor) -> bool {
+        c.user()
+            .is_none_or(|user| self.state.as_ref().is_none_or(|s| s.serves(user) || !s.watches(user)))
+    }
+
+    /// (recv, read) of its own side as this connection is told it: what is in the log, and what it has acked itself, which its
+    /// node says again at every registration. Nothing else is sure to be known to the next owner, and what is told never falls.
+    pub fn own_marks(&self, c: &Cursor) -> (u64, u64) {
+        let (recv, read) = self.logged.of(c.side());
+        if self.counts(c) {
+            (recv.max(c.recv), read.max(c.read))
+        } else {
+            (recv, read)
+        }
+    }
+
     /// Adds a cursor; most conversations have one or two, so no spare room is kept.
     pub fn add_cursor(&mut self, cursor: Cursor) -> usize {
         self.cursors.reserve_exact(1);
@@ -148,6 +165,11 @@ impl Slots {
                 (self.all.len() - 1) as u32
             }
         }
+    }
+
+    /// Every slot is below this.
+    pub fn len(&self) -> u32 {
+        self.all.len() as u32
     }
 
     /// Takes a conversation out while it is worked on; `put_back` follows.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use wire::link::from_node::Item as In;
 use wire::link::from_worker::Item;
-use wire::link::{FromNode, FromWorker, NodeHello, NotOwner, WorkerHello};
+use wire::link::{FromNode, FromWorker, NodeHello, Register, WorkerHello};
 use wire::{ConversationKey, Generation, LaneTopics, Offset, Partition, WorkerId};
 
 use crate::action::{Action, Actions, Loaded, PageRow, PageToken};
+use crate::claimed::{Claimed, not_owner};
 use crate::heard::unknown;
 use crate::link::{LinkId, Links};
 use crate::partition::{At, Cx, PartitionCore, Wait};
@@ -37,6 +38,7 @@ pub struct Worker {
     options: Options,
     links: Links,
     partitions: BTreeMap<Partition, PartitionCore>,
+    claimed: Claimed,
     actions: Actions,
     stats: Stats,
     instances: u64,
@@ -60,6 +62,7 @@ impl Worker {
             options,
             links: Links::default(),
             partitions: BTreeMap::new(),
+            claimed: Claimed::default(),
             actions: Actions::new(),
             stats: Stats::default(),
             instances: 0,
@@ -79,6 +82,11 @@ impl Worker {
     pub fn take_sends(&mut self, now_ms: u64, link: LinkId, items_max: usize) -> Vec<FromWorker> {
         let (taken, stalled) = self.links.take(link, items_max);
         for s in stalled {
+            if !self.links.has_room(link) {
+                // Still marked as standing still.
+                self.links.stall(link, s);
+                continue;
+            }
             let mut cx = cx!(self, now_ms);
             let Some(p) = self
                 .partitions
@@ -132,6 +140,11 @@ impl Worker {
         self.partitions.keys().copied().collect()
     }
 
+    /// The group gave us the partition, and it is not read yet: registrations wait for `handle_assigned`, or for the loss.
+    pub fn handle_claimed(&mut self, partition: Partition) {
+        self.claimed.claim(partition);
+    }
+
     /// The partition is ours, announced with this generation, and will be read from `start`, persistence's committed offset.
     pub fn handle_assigned(&mut self, now_ms: u64, partition: Partition, generation: Generation, start: Offset) {
         self.instances += 1;
@@ -140,7 +153,11 @@ impl Worker {
             instance: self.instances,
         };
         let mut core = PartitionCore::new(&self.options.topics, at, generation, start.0);
-        core.ask_end(&mut cx!(self, now_ms), Wait::TakeOver);
+        let mut cx = cx!(self, now_ms);
+        core.ask_end(&mut cx, Wait::TakeOver);
+        for (link, register) in self.claimed.begin(partition) {
+            core.register(&mut cx, link, register);
+        }
         self.partitions.insert(partition, core);
     }
 
@@ -166,6 +183,7 @@ impl Worker {
 
     /// The partition goes to somebody else: last marks, and every node hears it.
     pub fn handle_revoked(&mut self, now_ms: u64, partition: Partition) {
+        self.claimed.let_go(&mut self.links, partition);
         let mut cx = cx!(self, now_ms);
         if let Some(mut p) = self.partitions.remove(&partition) {
             p.write_marks(&mut cx, true);
@@ -175,6 +193,7 @@ impl Worker {
 
     /// The partition is somebody else's already: nothing more is written.
     pub fn handle_lost(&mut self, now_ms: u64, partition: Partition) {
+        self.claimed.let_go(&mut self.links, partition);
         let mut cx = cx!(self, now_ms);
         if let Some(p) = self.partitions.remove(&partition) {
             p.say_not_owner(&mut cx);
@@ -294,6 +313,7 @@ impl Worker {
         if !self.links.close(link) {
             return;
         }
+        self.claimed.link_down(link);
         let mut cx = cx!(self, now_ms);
         for p in self.partitions.values_mut() {
             p.link_down(&mut cx, link);
@@ -313,26 +333,18 @@ impl Worker {
             In::Hello(_) | In::Heartbeat(_) => {}
             In::Register(r) => match self.partitions.get_mut(&Partition(r.partition)) {
                 Some(p) => p.register(&mut cx, link, r),
-                None => {
-                    cx.stats.not_owner += 1;
-                    let not_owner = NotOwner {
-                        partition: r.partition,
-                        generation: None,
-                        connections: vec![r.connection],
-                    };
-                    cx.links.send(link, Item::NotOwner(not_owner));
-                }
+                None => self.register_at_claimed(link, r),
             },
             In::Unregister(u) => {
+                self.claimed.unregister(link, u.connection);
                 for p in self.partitions.values_mut() {
                     p.unregister(&mut cx, link, u.connection);
                 }
             }
-            In::Acked(a) => {
-                if let Some(p) = self.partitions.get_mut(&Partition(a.partition)) {
-                    p.acked(&mut cx, link, a);
-                }
-            }
+            In::Acked(a) => match self.partitions.get_mut(&Partition(a.partition)) {
+                Some(p) => p.acked(&mut cx, link, a),
+                None => self.claimed.acked(link, &a),
+            },
             In::Typing(t) => {
                 if let Some(p) = self.partitions.get_mut(&Partition(t.partition)) {
                     p.typing(&mut cx, link, t);
@@ -342,6 +354,13 @@ impl Worker {
                 Some(p) => p.ask(&mut cx, link, &a),
                 None => unknown(&mut cx, link, a.ask),
             },
+        }
+    }
+
+    fn register_at_claimed(&mut self, link: LinkId, register: Register) {
+        if let Err(register) = self.claimed.keep(link, register) {
+            self.stats.not_owner += 1;
+            self.links.send(link, not_owner(&register));
         }
     }
 

@@ -1,0 +1,248 @@
+//! Sessions as delivery sees them: whom they attach and let go, what the desk is asked and told, who may speak.
+
+#![allow(clippy::unwrap_used)]
+
+mod net;
+
+use net::{Net, frames, one_customer, seqs};
+use wire::link::Ask;
+use wire::link::from_node::Item as In;
+use wire::record::{Audience, Role, Session, SessionState, desk_record::Input};
+
+#[test]
+fn an_agent_is_attached_before_the_sessions_first_event_and_let_go_with_the_detaching_one() {
+    let (mut net, phone) = one_customer();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    net.register(bo);
+    net.say("alice", Role::Agent, "bot", None);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", None);
+    net.say("alice", Role::Agent, "bot", None);
+    net.settle();
+    // 1 was before the session; 2 made it wanted; 5 closed it.
+    assert_eq!(seqs(&net, bo, "alice"), [2, 3, 4, 5]);
+    assert!(!net.seen(bo, "alice").attached);
+    let told = frames(&net, bo, "conversation");
+    assert!(told.first().unwrap().contains(r#""state":"active","agent":"bo""#));
+    assert!(told.last().unwrap().contains(r#""state":"idle""#));
+    // Attached again, it goes on where it stopped.
+    net.decide("alice", Some("bo"));
+    net.settle();
+    assert_eq!(seqs(&net, bo, "alice"), [2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn an_agent_that_connects_finds_its_open_sessions_live_from_the_head() {
+    let (mut net, phone) = one_customer();
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.settle();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    net.register(bo);
+    net.settle();
+    assert!(net.seen(bo, "alice").attached);
+    assert!(seqs(&net, bo, "alice").is_empty());
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.settle();
+    assert_eq!(seqs(&net, bo, "alice"), [3]);
+}
+
+#[test]
+fn an_agent_hears_the_close_it_missed_while_nobody_owned_the_partition() {
+    let (mut net, phone) = one_customer();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    net.register(bo);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.settle();
+    // The owner dies; the log and persistence go on without it.
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", None);
+    net.say("alice", Role::Agent, "bot", None);
+    net.persist(usize::MAX / 2);
+    net.take_over(1);
+    net.register(bo);
+    net.settle();
+    assert_eq!(seqs(&net, bo, "alice"), [1, 2, 3, 4]);
+    assert!(!net.seen(bo, "alice").attached);
+}
+
+#[test]
+fn staff_only_events_are_stubs_for_the_customer() {
+    let (mut net, phone) = one_customer();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    net.register(bo);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.say_with("alice", Role::Agent, "bo", None, "secret", Audience::Staff);
+    net.settle();
+    assert_eq!(net.seen(phone, "alice").events.last().unwrap().1, "hidden");
+    assert_eq!(net.seen(bo, "alice").events.last().unwrap().1, "secret");
+    // The same from the store.
+    net.persist(usize::MAX / 2);
+    net.take_over(1);
+    let laptop = net.device(1, "alice", Role::Customer, "laptop");
+    net.devices[laptop].since = vec![("alice".into(), 2)];
+    net.register(laptop);
+    net.settle();
+    assert_eq!(net.seen(laptop, "alice").events, [(3, "hidden".to_owned())]);
+}
+
+#[test]
+fn who_may_speak_is_answered_from_memory_or_after_a_load_or_unknown_in_time() {
+    let (mut net, phone) = one_customer();
+    net.decide("alice", Some("bo"));
+    net.settle();
+    let ask = |ask, conversation: &str| {
+        In::Ask(Ask {
+            ask,
+            partition: 0,
+            tenant: "demo".into(),
+            conversation: conversation.into(),
+        })
+    };
+    net.item(phone, ask(1, "alice"));
+    net.item(phone, ask(2, "cold"));
+    net.item(phone, ask(3, "away"));
+    net.take_sends();
+    assert_eq!(net.answers.len(), 1);
+    assert_eq!(net.answers[0].session.as_ref().unwrap().agent, "bo");
+    net.answer_one(0);
+    net.take_sends();
+    assert_eq!(net.answers.last().map(|a| (a.ask, a.known)), Some((2, true)));
+    net.tick(2_001);
+    net.take_sends();
+    assert_eq!(net.answers.last().map(|a| (a.ask, a.known)), Some((3, false)));
+}
+
+#[test]
+fn a_notice_goes_to_the_connection_that_asked_or_to_all_of_the_customers() {
+    let (mut net, phone) = one_customer();
+    let laptop = net.device(2, "alice", Role::Customer, "laptop");
+    net.register(laptop);
+    net.settle();
+    net.notice("alice", Some(phone), r#"{"done":{"id":"1"}}"#);
+    net.notice("alice", None, r#"{"queue":{"conversation":"alice","position":1}}"#);
+    net.settle();
+    assert_eq!(frames(&net, phone, "done").len(), 1);
+    assert!(frames(&net, laptop, "done").is_empty());
+    assert_eq!(
+        frames(&net, phone, "queue").len() + frames(&net, laptop, "queue").len(),
+        2
+    );
+}
+
+#[test]
+fn a_wanted_session_is_asked_for_at_once_and_every_2_s_until_it_is_not_wanted() {
+    let (mut net, phone) = one_customer();
+    let wanted = |net: &Net| {
+        net.desk
+            .iter()
+            .filter(|r| matches!(r.input, Some(Input::Wanted(_))))
+            .count()
+    };
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.settle();
+    assert_eq!(wanted(&net), 1);
+    net.tick(1_900);
+    net.take_actions();
+    assert_eq!(wanted(&net), 1);
+    net.tick(200);
+    net.take_actions();
+    assert_eq!(wanted(&net), 2);
+    // An heir asks too.
+    net.persist(usize::MAX / 2);
+    net.take_over(1);
+    net.settle();
+    assert_eq!(wanted(&net), 3);
+    net.tick(2_100);
+    net.take_actions();
+    assert_eq!(wanted(&net), 4);
+    net.decide("alice", Some("bo"));
+    net.settle();
+    net.tick(5_000);
+    net.take_actions();
+    assert_eq!(wanted(&net), 4);
+}
+
+#[test]
+fn the_first_reply_is_told_at_once_and_activity_every_30_s() {
+    let (mut net, phone) = one_customer();
+    let told = |net: &Net| -> Vec<(bool, bool)> {
+        let activity = |r: &wire::record::DeskRecord| match &r.input {
+            Some(Input::Activity(a)) => Some((a.first_reply, a.by_agent)),
+            _ => None,
+        };
+        net.desk.iter().filter_map(activity).collect()
+    };
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.say("alice", Role::Agent, "bo", None);
+    net.say("alice", Role::Agent, "bo", None);
+    net.settle();
+    assert_eq!(told(&net), [(true, true)]);
+    net.tick(30_001);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.settle();
+    assert_eq!(told(&net), [(true, true), (false, false)]);
+}
+
+#[test]
+fn the_state_of_a_session_is_the_truth_after_everything() {
+    let (mut net, phone) = one_customer();
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.settle();
+    assert_eq!(net.state_of("alice").session_state(), SessionState::SessionActive);
+    assert!(
+        frames(&net, phone, "conversation")
+            .last()
+            .unwrap()
+            .contains(r#""state":"active","agent":"bo""#)
+    );
+}
+
+#[test]
+fn a_closed_session_lets_everybody_go_with_its_closing_event() {
+    let (mut net, phone) = one_customer();
+    let staff = [("bo", Role::Agent), ("cy", Role::Agent), ("sue", Role::Supervisor)];
+    let staff = staff.map(|(user, role)| net.device(2, user, role, "desk"));
+    for d in staff {
+        net.register(d);
+    }
+    let active = Session {
+        state: SessionState::SessionActive.into(),
+        agent: "bo".into(),
+        joined: vec!["cy".into()],
+        watching: vec!["sue".into()],
+        ..Session::default()
+    };
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide_session("alice", active);
+    net.settle();
+    for d in staff {
+        assert!(net.seen(d, "alice").attached);
+    }
+    net.decide("alice", None);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.settle();
+    for d in staff {
+        // 3 closed it; what made it wanted again is nobody's yet.
+        assert_eq!(seqs(&net, d, "alice"), [1, 2, 3]);
+        assert!(!net.seen(d, "alice").attached);
+    }
+    // The next owner, who never saw it open, thinks the same.
+    net.persist(usize::MAX / 2);
+    net.take_over(1);
+    for d in staff {
+        net.register(d);
+    }
+    net.settle();
+    for d in staff {
+        assert_eq!(seqs(&net, d, "alice"), [1, 2, 3]);
+    }
+}
