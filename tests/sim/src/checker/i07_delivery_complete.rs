@@ -70,17 +70,11 @@ pub(super) fn handed_until<'a>(facts: &Facts<'a>, until: usize) -> AllHanded<'a>
     handed
 }
 
-/// How far each connection was told of a conversation, by an event or by a `conversation` frame.
+/// The highest event of a conversation each connection was sent.
 pub(super) fn told<'a>(facts: &Facts<'a>, until: usize) -> BTreeMap<(&'a str, Conversation<'a>), u64> {
     let mut told = BTreeMap::new();
     for entry in &facts.entries[..until] {
         let (conn, conversation, seq) = match &entry.op {
-            Op::Conversation {
-                conn,
-                conversation,
-                last_seq,
-                ..
-            } => (conn, conversation, *last_seq),
             Op::Recv {
                 conn,
                 conversation,
@@ -111,10 +105,17 @@ pub(super) fn due(
         return (conversation.1 == conn.user).then_some(last_row);
     }
     let of = spans.get(&(conversation, conn.user))?;
-    let owed = of
-        .iter()
-        .filter(|s| s.to.is_none() || told.is_some_and(|t| t >= s.from));
-    owed.map(|s| s.to.unwrap_or(last_row)).max()
+    let mut owed = None;
+    let mut ended = 0;
+    for span in of {
+        // Events beyond the end of the span before: this one stood here.
+        let stood = told.is_some_and(|t| t >= span.from && t > ended);
+        if span.to.is_none() || stood {
+            owed = owed.max(Some(span.to.unwrap_or(last_row)));
+        }
+        ended = ended.max(span.to.unwrap_or(0));
+    }
+    owed
 }
 
 fn decide(facts: &Facts) -> Verdict {
