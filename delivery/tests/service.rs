@@ -6,8 +6,7 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use ordered_log::{Log, append};
+use ordered_log::Log;
 use prost::Message;
 use support::{Incoming, Node, SOON, World, eventually, key, partition, text, topics};
 use tokio::net::TcpListener;
@@ -18,7 +17,18 @@ use wire::link::from_worker::Item;
 use wire::link::link_client::LinkClient;
 use wire::link::{Acked, Unregister};
 use wire::record::{Owner, Record};
-use wire::{Offset, Partition};
+use wire::{Generation, Offset};
+
+/// An announcement of the partition of a customer.
+fn owner(customer: &str, worker_incarnation: u64, group_generation: u64) -> Owner {
+    Owner {
+        partition: partition(customer).0,
+        worker: "said by the test".into(),
+        worker_incarnation,
+        group_generation,
+        ..Owner::default()
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_goes_from_the_log_to_the_connections_and_its_ack_back_to_the_log() {
@@ -131,29 +141,40 @@ async fn an_owner_that_hears_anothers_announcement_but_can_commit_announces_agai
     let running = world.start("w1");
     let mut node = Node::attach(7, &running.handle).await;
     let before = node.register("alice", 70, None).await;
-    let ghost = Owner {
-        partition: partition("alice").0,
-        worker: "ghost".into(),
-        worker_incarnation: 666,
-        group_generation: before.group,
-        ..Owner::default()
-    };
-    let producer = world.log.producer().await.unwrap();
-    let ghost_key = Some(Bytes::from(ghost.partition.to_string()));
-    let said = append(
-        &*producer,
-        topics().owners().into(),
-        Partition(0),
-        ghost_key,
-        Some(ghost.encode_to_vec().into()),
-    );
-    let said = said.await.unwrap().offset;
+    let said = world.announce(owner("alice", 666, before.group)).await;
     let mut connection = 71;
     eventually("it is announced above the ghost", async || {
         connection += 1;
         node.register("alice", connection, None).await.announced > said.0
     })
     .await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_own_announcement_that_lands_again_is_the_one_it_goes_by() {
+    let world = World::new().await;
+    let running = world.start("w1");
+    let mut node = Node::attach(7, &running.handle).await;
+    let before = node.register("alice", 70, None).await;
+    let said = world
+        .announce(owner("alice", running.handle.worker().0, before.group))
+        .await;
+    let again = Generation {
+        announced: said.0,
+        ..before
+    };
+    assert!(again > before);
+    // Nodes know it by now, and register and refuse pushes by it.
+    eventually("whoever knows of the later one is registered", async || {
+        node.try_register("alice", 71, None, again).await == Some(again)
+    })
+    .await;
+    world.say("alice", "m1", None).await;
+    let Item::Push(push) = node.next(|i| matches!(i, Item::Push(_))).await else {
+        unreachable!()
+    };
+    assert_eq!(push.generation.map(Generation::from), Some(again));
     running.stop().await;
 }
 

@@ -46,29 +46,42 @@ pub(crate) fn typing(key: &ConversationKey, role: Role, user: &str) -> Bytes {
     .encode()
 }
 
-/// Does this event take the conversation from `user`? Only asked for an agent that was attached at an earlier owner and is
-/// not any more: its pushes end with the event that detached it, which may be known from its bytes alone.
-pub(crate) fn detaches(frame: &[u8], user: &str) -> bool {
+/// What an event says of one member of staff.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// It takes the conversation from them.
+    Detaches,
+    /// It gives it to them.
+    Attaches,
+    Neither,
+}
+
+/// Does this event take the conversation from `user`, or give it to them? Only asked for an agent that was attached at an
+/// earlier owner and is not any more: its pushes end with the event that detached it for good, which may be known from its
+/// bytes alone.
+pub(crate) fn names(frame: &[u8], user: &str) -> Names {
     let Ok(Value::Object(frame)) = serde_json::from_slice::<Value>(frame) else {
-        return false;
+        return Names::Neither;
     };
     let Some((name, deed)) = frame
         .get("event")
         .and_then(Value::as_object)
         .and_then(|e| e.iter().next_back())
     else {
-        return false;
+        return Names::Neither;
     };
     let names = |field: &str| deed.get(field).and_then(Value::as_str);
     let now = names("agent").or_else(|| names("to"));
     match name.as_str() {
-        "closed" | "queued" => true,
-        "assigned" | "transferred" => now != Some(user),
-        "left" => {
-            [now, names("user")].into_iter().flatten().any(|n| n == user)
-                || deed.as_object().is_some_and(|d| d.is_empty())
+        "assigned" | "transferred" | "joined" if now == Some(user) => Names::Attaches,
+        "closed" | "queued" | "assigned" | "transferred" => Names::Detaches,
+        "left"
+            if [now, names("user")].into_iter().flatten().any(|n| n == user)
+                || deed.as_object().is_some_and(|d| d.is_empty()) =>
+        {
+            Names::Detaches
         }
-        _ => false,
+        _ => Names::Neither,
     }
 }
 
@@ -79,10 +92,13 @@ mod tests {
     #[test]
     fn an_agent_is_let_go_by_a_close_or_by_the_name_of_another() {
         let event = |member: &str| format!(r#"{{"event":{{"conversation":"a","seq":1,"at":1,{member}}}}}"#);
-        assert!(detaches(event(r#""closed":{}"#).as_bytes(), "bo"));
-        assert!(detaches(event(r#""assigned":{"agent":"cy"}"#).as_bytes(), "bo"));
-        assert!(!detaches(event(r#""assigned":{"agent":"bo"}"#).as_bytes(), "bo"));
-        assert!(!detaches(event(r#""left":{"user":"cy"}"#).as_bytes(), "bo"));
-        assert!(!detaches(event(r#""message":{"closed":{}}"#).as_bytes(), "bo"));
+        let said = |member: &str| names(event(member).as_bytes(), "bo");
+        assert_eq!(said(r#""closed":{}"#), Names::Detaches);
+        assert_eq!(said(r#""assigned":{"agent":"cy"}"#), Names::Detaches);
+        assert_eq!(said(r#""assigned":{"agent":"bo"}"#), Names::Attaches);
+        assert_eq!(said(r#""joined":{"agent":"bo"}"#), Names::Attaches);
+        assert_eq!(said(r#""joined":{"agent":"cy"}"#), Names::Neither);
+        assert_eq!(said(r#""left":{"user":"cy"}"#), Names::Neither);
+        assert_eq!(said(r#""message":{"closed":{}}"#), Names::Neither);
     }
 }

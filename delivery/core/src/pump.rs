@@ -10,7 +10,7 @@ use wire::{Partition, Seq};
 
 use crate::action::{Action, PageRow, PageToken};
 use crate::cursor::{Cursor, Start};
-use crate::frames;
+use crate::frames::{self, Names};
 use crate::link::{Shared, Stalled};
 use crate::partition::{Cx, PartitionCore, Wait};
 use crate::resident::Conv;
@@ -180,8 +180,11 @@ impl PartitionCore {
             ) {
                 return self.window_full(cx, slot, c);
             }
-            if c.leaving && frames::detaches(&event.frame, c.user().unwrap_or_default()) {
-                c.until = seq;
+            if c.leaving {
+                let later = (seq + 1..=head.min(c.until)).map_while(|s| conv.tail.get(s, head).map(|e| &e.frame));
+                if lets_go(&event.frame, later, c.user().unwrap_or_default()) {
+                    c.until = seq;
+                }
             }
             self.flush_placed(cx, conv, i);
             let c = &conv.cursors[i];
@@ -218,7 +221,7 @@ impl PartitionCore {
         }
         let before = c.pos;
         let mut no_room = false;
-        for row in rows.iter().filter(|r| r.seq.0 > before) {
+        for (n, row) in rows.iter().enumerate().filter(|(_, r)| r.seq.0 > before) {
             if row.seq.0 != c.pos + 1 || row.seq.0 > head.min(c.until) {
                 break;
             }
@@ -231,7 +234,6 @@ impl PartitionCore {
                 own_id: None,
                 received_at_ms: 0,
             };
-            let frame = next.frame.clone();
             no_room = !cx.links.has_room(c.link)
                 || !push(
                     self.at,
@@ -247,8 +249,13 @@ impl PartitionCore {
                 break;
             }
             c.stale = true;
-            if c.leaving && frames::detaches(&frame, c.user().unwrap_or_default()) {
-                c.until = c.pos;
+            if c.leaving {
+                let until = c.until;
+                let later = rows[n + 1..].iter().take_while(|r| r.seq.0 <= until);
+                let later = later.map(|r| frame_of(&r.entry));
+                if lets_go(&frame_of(&row.entry), later, c.user().unwrap_or_default()) {
+                    c.until = c.pos;
+                }
             }
         }
         if c.pos == before && !no_room && c.pos < head.min(c.until) {
@@ -406,6 +413,12 @@ impl PartitionCore {
             self.send_frame(cx, link, connection, frame);
         }
     }
+}
+
+/// Does this event let `user` go, who is not given the conversation back by what is known of the events after it?
+fn lets_go<F: AsRef<[u8]>>(frame: &[u8], mut later: impl Iterator<Item = F>, user: &str) -> bool {
+    frames::names(frame, user) == Names::Detaches
+        && !later.any(|frame| frames::names(frame.as_ref(), user) == Names::Attaches)
 }
 
 /// What this connection's user may do from now on.

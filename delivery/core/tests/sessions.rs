@@ -246,3 +246,32 @@ fn a_closed_session_lets_everybody_go_with_its_closing_event() {
         assert_eq!(seqs(&net, d, "alice"), [1, 2, 3]);
     }
 }
+
+#[test]
+fn an_agent_let_go_and_given_it_back_while_nobody_owned_the_partition_hears_all_of_it() {
+    for persisted_before in [false, true] {
+        let (mut net, phone) = one_customer();
+        let bo = net.device(2, "bo", Role::Agent, "desk");
+        net.register(bo);
+        net.say("alice", Role::Customer, "alice", Some(phone));
+        net.decide("alice", Some("bo"));
+        net.settle();
+        for _ in 0..2 {
+            net.say("alice", Role::Customer, "alice", Some(phone));
+            net.decide("alice", Some("bo"));
+            net.decide("alice", None);
+        }
+        net.say("alice", Role::Agent, "bot", None);
+        net.persist(if persisted_before { usize::MAX / 2 } else { 0 });
+        net.take_over(1);
+        if !persisted_before {
+            // Folded before the agent's node comes: what it missed is in memory.
+            net.register(phone);
+            net.settle();
+        }
+        net.register(bo);
+        net.settle();
+        assert_eq!(seqs(&net, bo, "alice"), (1..=8).collect::<Vec<_>>());
+        assert!(!net.seen(bo, "alice").attached);
+    }
+}

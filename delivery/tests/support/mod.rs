@@ -13,6 +13,7 @@ use delivery::{Options, Service};
 use ordered_log::embedded::{Embedded as EmbeddedLog, EmbeddedOptions};
 use ordered_log::{ConsumerEvent, Log, TopicPartition, TopicSpec, append};
 use process::{Drain, Health, Kind, Tasks};
+use prost::Message;
 use store::embedded::Embedded as EmbeddedStore;
 use store::{
     ClosedSession, ConversationWrite, EventRow, History, OpenSession, Page, PageRange, PartitionWrite, StoreError,
@@ -24,7 +25,7 @@ use wire::event::entry_of;
 use wire::link::from_node::Item as In;
 use wire::link::from_worker::Item;
 use wire::link::{FromNode, NodeHello, Register, ToNode, ToWorker};
-use wire::record::{Origin, Record, Role, Sender};
+use wire::record::{Origin, Owner, Record, Role, Sender};
 use wire::{ConversationKey, Epoch, Generation, Lane, LaneTopics, Offset, Partition, Position, Tenant, User};
 
 pub const PARTITIONS: u32 = 2;
@@ -198,6 +199,15 @@ impl World {
             .unwrap();
     }
 
+    /// A record in `owners`; its offset.
+    pub async fn announce(&self, owner: Owner) -> Offset {
+        let producer = self.log.producer().await.unwrap();
+        let key = Some(Bytes::from(owner.partition.to_string()));
+        let value = Some(owner.encode_to_vec().into());
+        let said = append(&*producer, topics().owners().into(), Partition(0), key, value).await;
+        said.unwrap().offset
+    }
+
     pub fn at(&self, partition: Partition) -> TopicPartition {
         TopicPartition {
             topic: topics().messages().into(),
@@ -302,31 +312,47 @@ impl Node {
     /// Registers until the worker owns the partition.
     pub async fn register(&mut self, customer: &str, connection: u64, since: Option<u64>) -> Generation {
         loop {
-            let register = Register {
-                connection,
-                rank: connection,
-                fresh: true,
-                partition: partition(customer).0,
-                tenant: "demo".into(),
-                user: customer.into(),
-                role: Role::Customer.into(),
-                since: since
-                    .map(|seq| wire::link::Since {
-                        conversation: customer.into(),
-                        seq,
-                    })
-                    .into_iter()
-                    .collect(),
-                ..Register::default()
-            };
-            self.send(In::Register(register)).await;
-            match self
-                .next(|item| matches!(item, Item::Registered(_) | Item::NotOwner(_)))
-                .await
-            {
-                Item::Registered(registered) => return registered.generation.unwrap().into(),
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            let answer = self
+                .try_register(customer, connection, since, Generation::default())
+                .await;
+            match answer {
+                Some(generation) => return generation,
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
             }
+        }
+    }
+
+    /// Registers as one who knows of this owner; `None`: it is not the owner.
+    pub async fn try_register(
+        &mut self,
+        customer: &str,
+        connection: u64,
+        since: Option<u64>,
+        generation: Generation,
+    ) -> Option<Generation> {
+        let since = since.map(|seq| wire::link::Since {
+            conversation: customer.into(),
+            seq,
+        });
+        let register = Register {
+            connection,
+            rank: connection,
+            fresh: true,
+            partition: partition(customer).0,
+            generation: Some(generation.into()),
+            tenant: "demo".into(),
+            user: customer.into(),
+            role: Role::Customer.into(),
+            since: since.into_iter().collect(),
+            ..Register::default()
+        };
+        self.send(In::Register(register)).await;
+        match self
+            .next(|item| matches!(item, Item::Registered(_) | Item::NotOwner(_)))
+            .await
+        {
+            Item::Registered(registered) => Some(registered.generation.unwrap().into()),
+            _ => None,
         }
     }
 
