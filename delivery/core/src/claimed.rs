@@ -31,20 +31,20 @@ impl Claimed {
     }
 
     /// Keeps a registration; gives it back if the partition is not claimed or too many wait.
-    pub fn keep(&mut self, link: LinkId, register: Register) -> Result<(), Register> {
+    pub fn keep(&mut self, link: LinkId, register: Register) -> Option<Register> {
         let Some(waiting) = self.partitions.get_mut(&Partition(register.partition)) else {
-            return Err(register);
+            return Some(register);
         };
         let at = (link, register.connection);
         if self.waiting >= REGISTRATIONS_MAX && !waiting.contains_key(&at) {
-            return Err(register);
+            return Some(register);
         }
         self.order += 1;
         let order = self.order;
         if waiting.insert(at, Waiting { order, register }).is_none() {
             self.waiting += 1;
         }
-        Ok(())
+        None
     }
 
     /// What was acked meanwhile belongs to the registration's place: the node says it only once.

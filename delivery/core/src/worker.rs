@@ -358,7 +358,7 @@ impl Worker {
     }
 
     fn register_at_claimed(&mut self, link: LinkId, register: Register) {
-        if let Err(register) = self.claimed.keep(link, register) {
+        if let Some(register) = self.claimed.keep(link, register) {
             self.stats.not_owner += 1;
             self.links.send(link, not_owner(&register));
         }

@@ -78,15 +78,16 @@ fn an_ack_that_comes_while_the_registration_waits_counts() {
 
 #[test]
 fn of_a_device_that_waits_twice_the_newer_connection_stays() {
-    let (mut net, phone) = one_customer();
-    net.claim(1);
-    net.register(phone);
+    let (mut net, _) = one_customer();
+    let older = net.device(2, "alice", Role::Customer, "tablet");
     net.now_ms += 5;
-    // On a link that is older than the phone's.
-    let newer = net.device(1, "alice", Role::Customer, "phone");
+    // On a link with a lower number than the older one's.
+    let newer = net.device(1, "alice", Role::Customer, "tablet");
+    net.claim(1);
+    net.register(older);
     net.register(newer);
     net.take_over(1);
     net.settle();
     assert_eq!(net.devices[newer].closed, None);
-    assert!(net.devices[phone].closed.is_some());
+    assert!(net.devices[older].closed.is_some());
 }
