@@ -245,6 +245,7 @@ pub(super) fn is_passing(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::OperationTimedOut
                 | RDKafkaErrorCode::NotLeaderForPartition
                 | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::PartitionEOF
         )
     ) || matches!(error, KafkaError::PartitionEOF(_))
 }
