@@ -19,10 +19,6 @@ use crate::{Failed, control, open, topics};
 /// A CQL batch holds one conversation's rows, so fuller ones pay: under load rows wait this long for company.
 const CQL_GATHER_MS_MAX: u64 = 200;
 
-/// State rows are written and offsets committed this often. Each cut syncs the store, and on one disk the log's own syncs wait
-/// for it: twice a second that was one message in a hundred. A successor reads so much more of the log again.
-const COMMIT_INTERVAL_MS: u64 = 2_000;
-
 /// What `dev` adds to a configured process.
 #[derive(Default)]
 pub struct Extras {
@@ -210,7 +206,6 @@ async fn start_delivery(process: &Process) -> Result<delivery::Handle, Failed> {
 fn start_persistence(process: &Process) {
     let mut options = persistence::Options::new(process.topics.clone(), process.tasks.clone(), process.health.clone());
     options.messages_topic_id.clone_from(&process.messages_topic_id);
-    options.commit_interval_ms = COMMIT_INTERVAL_MS;
     if process.config.store.kind == StoreKind::Cql {
         options.gather_ms_max = CQL_GATHER_MS_MAX;
     }
