@@ -10,6 +10,7 @@
 
 pub mod embedded;
 pub mod kafka;
+mod record;
 mod sinks;
 
 use std::sync::Arc;
@@ -43,7 +44,7 @@ pub struct LogRecord {
     pub headers: Vec<(String, Bytes)>,
 }
 
-/// One record to be appended.
+/// One record to be appended; what it must be stands in `record`.
 pub struct ToProduce {
     pub topic: Topic,
     pub partition: Partition,

@@ -65,6 +65,13 @@ pub struct Read {
     next: Option<Offset>,
 }
 
+impl Read {
+    /// Records in it; those left out because they were folded already do not count.
+    pub fn records(&self) -> u64 {
+        self.items.len() as u64
+    }
+}
+
 struct Item {
     offset: Offset,
     at_ms: i64,

@@ -46,6 +46,15 @@ struct Owned {
     task: TaskHandle,
 }
 
+impl Owned {
+    /// Its gauges say nothing of a partition that is somebody else's: an old lag would be an alarm for ever.
+    fn let_go(&self, partition: Partition) {
+        self.progress.let_go.store(true, Ordering::Relaxed);
+        owned_gauge(partition, 0.0);
+        lag_gauges(partition, 0, 0.0);
+    }
+}
+
 impl Service {
     pub fn new(options: Options, log: Arc<dyn Log>, store: Arc<dyn History>) -> Self {
         Self { options, log, store }
@@ -175,10 +184,10 @@ impl Driver {
             ConsumerEvent::Lost(partitions) => {
                 rebalanced("lost");
                 for at in &partitions {
+                    self.alarms.clear(at.partition);
                     if let Some(owned) = self.owned.remove(at) {
                         owned.task.abort();
-                        self.alarms.clear(at.partition);
-                        owned_gauge(at.partition, 0.0);
+                        owned.let_go(at.partition);
                     }
                 }
             }
@@ -194,6 +203,17 @@ impl Driver {
         let at = assigned.at.clone();
         if let Some(before) = self.owned.remove(&at) {
             before.task.abort();
+        }
+        let configured = self.options.lane_topics.partitions;
+        if at.partition.0 >= configured {
+            self.alarms.raise(
+                at.partition,
+                &Alarm::MorePartitions {
+                    partition: at.partition,
+                    configured,
+                },
+            );
+            return;
         }
         let control = Arc::clone(&self.consumer.control);
         let inbox = Arc::new(Inbox::new(at.clone(), Arc::clone(&control)));
@@ -243,10 +263,10 @@ impl Driver {
     fn stop(&mut self, partitions: &[TopicPartition]) -> impl Future<Output = ()> + Send + 'static {
         let mut ends = Vec::new();
         for at in partitions {
+            self.alarms.clear(at.partition);
             if let Some(owned) = self.owned.remove(at) {
                 owned.stop.cancel();
-                self.alarms.clear(at.partition);
-                owned_gauge(at.partition, 0.0);
+                owned.let_go(at.partition);
                 ends.push(owned.task.ended());
             }
         }
@@ -279,15 +299,17 @@ impl Driver {
                 if committed == u64::MAX {
                     continue;
                 }
+                // The end was asked after the commit was made, so it cannot be below it in the same log.
+                if bounds.end.0 < committed {
+                    *progress.shrunk_to.lock() = Some(bounds);
+                }
                 let records = bounds.end.0.saturating_sub(committed);
                 let oldest = Some(progress.oldest_at_ms.load(Ordering::Relaxed)).filter(|at_ms| *at_ms > 0);
                 let oldest = oldest.or_else(|| inbox.oldest_at_ms()).filter(|_| records > 0);
                 let seconds = oldest.map_or(0.0, |at_ms| (now_ms() - at_ms).max(0) as f64 / 1000.0);
-                let partition = at.partition.to_string();
-                PARTITION_LAG_RECORDS
-                    .with(&partition_labels(&partition))
-                    .set(records as f64);
-                PARTITION_LAG_SECONDS.with(&partition_labels(&partition)).set(seconds);
+                if !progress.let_go.load(Ordering::Relaxed) {
+                    lag_gauges(at.partition, records, seconds);
+                }
             }
         })
     }
@@ -386,6 +408,13 @@ fn owned_gauge(partition: Partition, value: f64) {
     PARTITION_OWNED
         .with(&partition_labels(&partition.to_string()))
         .set(value);
+}
+
+fn lag_gauges(partition: Partition, records: u64, seconds: f64) {
+    let partition = partition.to_string();
+    let labels = partition_labels(&partition);
+    PARTITION_LAG_RECORDS.with(&labels).set(records as f64);
+    PARTITION_LAG_SECONDS.with(&labels).set(seconds);
 }
 
 fn rebalanced(kind: &'static str) {

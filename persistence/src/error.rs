@@ -25,6 +25,10 @@ pub enum Alarm {
         partition: Partition,
         end: Offset,
     },
+    #[error(
+        "the topic has a partition {partition}, but the lane is cut into {configured}; a lane is re-cut by a new epoch, never in place"
+    )]
+    MorePartitions { partition: Partition, configured: u32 },
     #[error("conversation {key}: {why}")]
     BadState { key: ConversationKey, why: BadState },
     #[error("the store refuses a row that has no placeholder, of conversation {key}: {why}")]

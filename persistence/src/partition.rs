@@ -1,17 +1,21 @@
 //! One partition's life: `Consuming → Draining → Released`. Folding the next batch overlaps the write of the last; a cut
 //! (state rows, marks, sync, commit) runs beside them and waits only for the event rows it stands on.
+//!
+//! It has a `select!` of its own beside the driver's: partitions live in tasks of their own, so that one that loads, waits for
+//! its store or panics holds up no other; the driver knows of membership only.
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, iter};
-use ordered_log::{Assigned, CommitError, ConsumerControl, Log, LogError, TopicPartition};
+use ordered_log::{Assigned, Bounds, CommitError, ConsumerControl, Log, LogError, TopicPartition};
+use parking_lot::Mutex;
 use store::StoredConversation;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +25,7 @@ use crate::core::{Core, Cut, FoldedBatch, Loaded, Place, Read};
 use crate::dead_letters::DeadLetters;
 use crate::error::Alarm;
 use crate::inbox::Inbox;
-use crate::meters::Meters;
+use crate::meters::{Books, Meters};
 use crate::write::{Patient, Retry};
 use crate::{
     FOLD_BYTES_MAX, FOLD_RECORDS_MAX, GATHER_MS_MIN, GATHER_RECORDS, HANDOVER_MS_MAX, LOADS_IN_FLIGHT_MAX,
@@ -57,6 +61,10 @@ pub(crate) struct Progress {
     pub committed: AtomicU64,
     /// Append time of the oldest record folded and not committed; 0: none.
     pub oldest_at_ms: AtomicI64,
+    /// Where the log ended when that was found below what is committed: it was made anew, or cut.
+    pub shrunk_to: Mutex<Option<Bounds>>,
+    /// It is not ours any more: nothing is shown of it.
+    pub let_go: AtomicBool,
 }
 
 /// Why a partition ended without being asked to.
@@ -79,6 +87,7 @@ pub(crate) struct Consuming {
     control: Arc<dyn ConsumerControl>,
     inbox: Arc<Inbox>,
     progress: Arc<Progress>,
+    books: Arc<Books>,
     core: Core,
     /// Batches and dead letters on their way, by number.
     writes: FuturesUnordered<BoxFuture<'static, Result<u64, Alarm>>>,
@@ -137,6 +146,7 @@ impl Consuming {
             "storing a partition"
         );
         Ok(Self {
+            books: Arc::new(Books::new(place.partition)),
             core: Core::new(place, from, shared.resident_bytes_max),
             at,
             control,
@@ -175,9 +185,21 @@ impl Consuming {
                     self.fold(read);
                 }
                 () = inbox.ready(self.next_take), if self.takes_more() => self.take(),
-                _ = ticks.tick() => {}
+                _ = ticks.tick() => self.log_still_holds_us()?,
             }
         }
+    }
+
+    fn log_still_holds_us(&self) -> Result<(), Alarm> {
+        let Some(Bounds { start, end }) = *self.progress.shrunk_to.lock() else {
+            return Ok(());
+        };
+        Err(Alarm::CommittedOutOfLog {
+            partition: self.core.place().partition,
+            committed: Offset(self.progress.committed.load(Ordering::Relaxed)),
+            start,
+            end,
+        })
     }
 
     fn takes_more(&self) -> bool {
@@ -197,6 +219,7 @@ impl Consuming {
             self.progress.oldest_at_ms.store(first.at_ms, Ordering::Relaxed);
         }
         let mut read = self.core.read(records);
+        self.books.read(read.records());
         if read.missing.is_empty() {
             return self.fold(read);
         }
@@ -258,10 +281,13 @@ impl Consuming {
             received_at_ms,
         } = self.core.fold(read);
         self.shared.meters.count(&counts, &dead_letters);
+        self.books.folded(&counts);
         for letter in dead_letters {
             let (letters, at) = (self.shared.dead_letters.clone(), self.at.clone());
+            let books = Arc::clone(&self.books);
             self.start_write(Box::pin(async move {
                 letters.put(&at, letter).await;
+                books.put_aside();
                 Ok(())
             }));
         }
@@ -269,8 +295,10 @@ impl Consuming {
             return;
         }
         let (patient, meters) = (self.shared.patient.clone(), Arc::clone(&self.shared.meters));
+        let books = Arc::clone(&self.books);
         self.start_write(Box::pin(async move {
             patient.write(write).await?;
+            books.stored(&counts);
             meters.stored(counts.rows, &received_at_ms);
             Ok(())
         }));

@@ -10,124 +10,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ordered_log::embedded::{Embedded as EmbeddedLog, EmbeddedOptions};
-use ordered_log::{Log, TopicPartition, TopicSpec, append};
-use persistence::{Options, Service};
-use process::{Drain, Health, Kind, Tasks};
+use ordered_log::{Log, TopicPartition};
 use store::History;
+use support::running::*;
 use support::{FaultyStore, Rows, effect, key, message};
-use tokio::time::{sleep, timeout};
-use wire::record::{Record, SessionState};
-use wire::{Epoch, Lane, LaneTopics, Offset, Partition};
-
-const PARTITIONS: u32 = 3;
-
-fn topics() -> LaneTopics {
-    LaneTopics {
-        lane: Lane::new("core").unwrap(),
-        epoch: Epoch(1),
-        partitions: PARTITIONS,
-    }
-}
-
-async fn a_log() -> Arc<EmbeddedLog> {
-    let log = EmbeddedLog::open_temp(EmbeddedOptions::default()).unwrap();
-    let spec = |name: String| TopicSpec {
-        name,
-        partitions: PARTITIONS,
-        compacted: false,
-        retention_ms: None,
-        replication: 1,
-    };
-    log.create_topics(&[spec(topics().messages()), spec(topics().dead_letters())])
-        .await
-        .unwrap();
-    log
-}
-
-struct Running {
-    tasks: Tasks,
-    health: Health,
-}
-
-impl Running {
-    fn start(log: &Arc<EmbeddedLog>, store: Arc<dyn History>) -> Self {
-        let tasks = Tasks::new(Drain::new(Duration::from_secs(10)));
-        let health = Health::new();
-        let options = Options {
-            commit_interval_ms: 30,
-            ..Options::new(topics(), tasks.clone(), health.clone())
-        };
-        let service = Service::new(options, Arc::clone(log) as Arc<dyn Log>, store);
-        tasks.spawn(Kind::Essential, "persistence", service.run(tasks.drain().clone()));
-        Self { tasks, health }
-    }
-
-    async fn stop(self) {
-        self.tasks.drain().start("test");
-        assert_eq!(
-            self.tasks.join(Duration::from_secs(10)).await,
-            process::tasks::Joined::All
-        );
-        assert_eq!(self.tasks.failure(), None);
-    }
-}
-
-async fn say(log: &EmbeddedLog, customer: &str, record: &Record) -> (Partition, Offset) {
-    let partition = topics().partition_of(&key(customer));
-    let value = Some(wire::codec::encode(record));
-    put(log, partition, Some(key(customer).to_key()), value).await
-}
-
-async fn put(log: &EmbeddedLog, partition: Partition, key: Option<Bytes>, value: Option<Bytes>) -> (Partition, Offset) {
-    let producer = log.producer().await.unwrap();
-    let appended = append(&*producer, topics().messages().into(), partition, key, value)
-        .await
-        .unwrap();
-    (partition, appended.offset)
-}
-
-fn at(partition: u32) -> TopicPartition {
-    TopicPartition {
-        topic: topics().messages().into(),
-        partition: Partition(partition),
-    }
-}
-
-async fn committed(log: &EmbeddedLog) -> Vec<u64> {
-    let all: Vec<TopicPartition> = (0..PARTITIONS).map(at).collect();
-    let committed = log.committed(&topics().persistence_group(), &all).await.unwrap();
-    committed.into_iter().map(|o| o.map_or(0, |o| o.0)).collect()
-}
-
-async fn ends(log: &EmbeddedLog) -> Vec<u64> {
-    let mut ends = Vec::new();
-    for p in 0..PARTITIONS {
-        ends.push(log.bounds(&at(p)).await.unwrap().end.0);
-    }
-    ends
-}
-
-async fn until_committed(log: &EmbeddedLog) {
-    let wanted = ends(log).await;
-    let all = async {
-        while committed(log).await != wanted {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(Duration::from_secs(20), all)
-        .await
-        .expect("everything is committed in time");
-}
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let all = async {
-        while !holds() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(Duration::from_secs(20), all).await.expect(what);
-}
+use tokio::time::sleep;
+use wire::record::SessionState;
+use wire::{Offset, Partition};
 
 #[tokio::test]
 async fn what_is_said_is_stored_and_then_committed() {
@@ -368,24 +257,6 @@ async fn the_group_set_back_to_zero_changes_no_byte_of_the_embedded_store() {
     until_committed(&log).await;
     third.stop().await;
     assert_eq!(other.digest().await.unwrap(), want);
-}
-
-/// Commits 0 for every partition, as an operator would.
-async fn set_back(log: &Arc<EmbeddedLog>) {
-    let mut consumer = log
-        .consume(&topics().persistence_group(), &[topics().messages().into()])
-        .await
-        .unwrap();
-    loop {
-        match consumer.events.recv().await.expect("the group lives") {
-            ordered_log::ConsumerEvent::Assigned(all) if all.len() == PARTITIONS as usize => break,
-            _ => {}
-        }
-    }
-    let zero = (0..PARTITIONS).map(|p| (at(p), Offset(0))).collect();
-    consumer.control.commit(zero).await.unwrap();
-    consumer.control.close().await;
-    assert_eq!(committed(log).await, [0; PARTITIONS as usize]);
 }
 
 #[tokio::test]

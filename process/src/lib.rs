@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod control;
+pub mod disk;
 pub mod drain;
 pub mod exit;
 pub mod health;

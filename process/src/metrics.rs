@@ -201,6 +201,7 @@ metric_table! {
     gauge PARTITION_LAG_RECORDS "switchboard_partition_lag_records" Count ["group", "partition"] "Records between the group's place and the partition's end.";
     gauge PARTITION_LAG_SECONDS "switchboard_partition_lag_seconds" Seconds ["group", "partition"] "Age of the oldest record the group has not done; 0 when there is none.";
     gauge PARTITION_STOPPED "switchboard_partition_stopped" Count ["group", "partition"] "1 while the partition is stopped because log and store disagree; an operator must look.";
+    gauge PARTITION_STALLED "switchboard_partition_stalled" Count ["group", "partition"] "1 while a partition stands still though the log holds more: its reader has lost it.";
     counter COMMITS_TOTAL "switchboard_commits_total" Count ["group", "outcome"] "Offset commits: ok, fenced, failed.";
     counter REBALANCES_TOTAL "switchboard_rebalances_total" Count ["group", "kind"] "Changes of what this member owns: assigned, revoked, lost.";
 
@@ -225,6 +226,8 @@ metric_table! {
     counter MARKS_ROWS_TOTAL "switchboard_marks_rows_total" Count [] "Watermark cells written.";
     counter PLACEHOLDERS_TOTAL "switchboard_placeholders_total" Count [] "Events stored as a placeholder because the store refused the body.";
     counter DEAD_LETTERS_TOTAL "switchboard_dead_letters_total" Count ["reason"] "Records put aside with topic, partition and offset: decode, wrong_partition, too_large, behind_seal.";
+    counter RECORDS_READ_TOTAL "switchboard_records_read_total" Count ["partition"] "Records of `messages` that persistence has read. With nothing under way it equals the sum of what became of them (I20).";
+    counter RECORDS_DONE_TOTAL "switchboard_records_done_total" Count ["partition", "outcome"] "What became of records persistence has read: row (stored), state (a session's change without a row), repeat, superseded (an old decision), skipped (in the loaded state already), unnumbered (marks, notices, seals), dead_letter (put aside).";
     gauge PERSISTENCE_PAUSED "switchboard_persistence_paused" Count [] "1 while persistence waits for the store.";
 
     // the store

@@ -62,7 +62,14 @@ fn kafka_options(config: &Config) -> KafkaOptions {
 pub async fn store(config: &Config, create: bool) -> Result<Arc<dyn History>, Failed> {
     let failed = |e: StoreError| Failed::new(Exit::Unavailable, e);
     match config.store.kind {
-        StoreKind::Embedded => Ok(Metered::new(store::Embedded::open(&config.store.dir).map_err(failed)?)),
+        StoreKind::Embedded => {
+            let options = store::EmbeddedOptions {
+                retention: retention(config),
+                ..store::EmbeddedOptions::default()
+            };
+            let store = store::Embedded::open_with(&config.store.dir, options).map_err(failed)?;
+            Ok(Metered::new(store))
+        }
         StoreKind::Cql => {
             let options = cql_options(config);
             if create {
@@ -88,7 +95,7 @@ fn cql_options(config: &Config) -> store::CqlOptions {
         password: given(store.password.expose()),
         replication: replication(&store.datacenter, store.replication),
         datacenter: given(&store.datacenter),
-        ttl_days: u32::try_from(store.event_ttl_s / SECONDS_PER_DAY).unwrap_or(u32::MAX),
+        retention: retention(config),
         consistency: consistency.to_owned(),
         request_timeout_ms: store.request_timeout_ms,
         in_flight_max: store.writes_in_flight,
@@ -96,7 +103,12 @@ fn cql_options(config: &Config) -> store::CqlOptions {
     }
 }
 
-const SECONDS_PER_DAY: u64 = 86_400;
+fn retention(config: &Config) -> store::Retention {
+    store::Retention {
+        ttl_s: config.store.event_ttl_s,
+        ..store::Retention::default()
+    }
+}
 
 /// CQL's map of copies per data centre.
 pub fn replication(datacenter: &str, copies: u16) -> String {

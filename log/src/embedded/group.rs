@@ -67,10 +67,11 @@ impl Group {
         offsets.iter().all(|(at, _)| state.owners.get(at) == Some(&member))
     }
 
-    /// Tells every member.
-    pub fn trouble(&self, what: &str) {
-        for member in self.state.lock().members.values() {
-            member.trouble(Some(what.to_owned()));
+    /// Ends every member.
+    pub fn end(&self) {
+        let members: Vec<Arc<Member>> = self.state.lock().members.values().cloned().collect();
+        for member in members {
+            member.close();
         }
     }
 

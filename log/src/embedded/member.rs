@@ -117,18 +117,14 @@ impl Member {
         self.wake.notify_one();
     }
 
-    pub fn trouble(&self, what: Option<String>) {
-        self.state.lock().news.push_back(ConsumerEvent::Trouble(what));
-        self.wake.notify_one();
-    }
-
     fn stop_reading(&self, state: &mut State) {
         for reading in state.reading.drain(..) {
             reading.part.unsubscribe(&self.wake);
         }
     }
 
-    fn close(&self) {
+    /// Its events end.
+    pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         // Dropping a waiting `Revoked` releases it.

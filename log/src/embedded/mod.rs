@@ -5,7 +5,9 @@
 //! (events of a consumer). `store` is the directory, `chunk` the bytes in it, `group` who owns what, `upkeep` what is
 //! thrown away.
 //!
-//! After a failed write nothing more is taken: what is on the disk is not known until the directory is opened again.
+//! A disk that is nearly full is noticed before it is: appends are refused until there is room again. After a write that
+//! failed nothing more is taken: what is on the disk is not known until the directory is opened again, and the consumers
+//! end so that this happens.
 
 mod chunk;
 mod group;
@@ -25,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
-use process::metrics::LOG_PRODUCE_ERRORS_TOTAL;
+use process::disk::Room;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use wire::limits::{PRODUCE_IN_FLIGHT_BYTES_MAX, PRODUCE_IN_FLIGHT_MAX};
@@ -37,13 +39,11 @@ use self::partition::{PartitionLog, Portion, RingBudget, TopicState};
 use self::queue::{Queue, Refused};
 use self::store::{Store, TopicRow};
 use self::writer::{Append, Op, Writer};
+use crate::record::{bytes_of, count_errors};
 use crate::{
     Bounds, Consumer, Log, LogError, LogRecord, ProduceError, Producer, TailEvent, ToProduce, Topic, TopicInfo,
     TopicPartition, TopicSpec,
 };
-
-/// The largest record, as Kafka's `max.message.bytes` is by default.
-const LOG_RECORD_BYTES_MAX: usize = 1_048_588;
 
 /// Unix milliseconds.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -59,6 +59,9 @@ pub struct EmbeddedOptions {
     pub release_timeout_ms: u64,
     /// A compacted topic's deletion markers are kept this long, for readers that are behind.
     pub tombstones_kept_ms: u64,
+    /// With less room on the disk nothing is appended: it covers what is under way (64 MiB), memtables and journals. 0: the
+    /// disk is not looked at.
+    pub free_bytes_kept: u64,
     pub now_ms: Clock,
 }
 
@@ -70,6 +73,7 @@ impl Default for EmbeddedOptions {
             upkeep_interval_ms: 60_000,
             release_timeout_ms: 10_000,
             tombstones_kept_ms: 86_400_000,
+            free_bytes_kept: 256 << 20,
             now_ms: Arc::new(|| {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -92,6 +96,7 @@ pub struct Embedded {
 
 struct Shared {
     options: EmbeddedOptions,
+    room: Room,
     queue: Queue<Op>,
     rings: RingBudget,
     /// Counts the opens of the directory.
@@ -124,11 +129,14 @@ impl Shared {
         self.failed.read().clone()
     }
 
+    /// Ends every consumer, and with them the roles and the process: whoever started it starts it again, and the directory
+    /// is opened afresh.
     fn fail(&self, why: String) {
-        for group in self.groups.lock().values() {
-            group.trouble(&why);
-        }
         *self.failed.write() = Some(why);
+        let groups: Vec<Arc<Group>> = self.groups.lock().values().cloned().collect();
+        for group in groups {
+            group.end();
+        }
     }
 
     fn committed(&self, group: &str, offsets: &[(TopicPartition, Offset)]) {
@@ -281,6 +289,7 @@ impl Embedded {
                 total_bytes_max: options.ring_bytes_max,
                 total_bytes: AtomicUsize::new(0),
             },
+            room: Room::new(dir, options.free_bytes_kept),
             options,
             generation: store.generation,
             topics: RwLock::default(),
@@ -432,19 +441,13 @@ impl Log for Embedded {
     }
 }
 
-fn count_error(outcome: &str) {
-    LOG_PRODUCE_ERRORS_TOTAL
-        .with(&[("log", "embedded"), ("outcome", outcome)])
-        .increment(1);
-}
-
 struct EmbeddedProducer {
     shared: Arc<Shared>,
 }
 
-#[async_trait]
-impl Producer for EmbeddedProducer {
-    fn produce(&self, record: ToProduce) -> Result<(), ProduceError> {
+impl EmbeddedProducer {
+    fn queue(&self, record: ToProduce) -> Result<(), ProduceError> {
+        bytes_of(&record)?;
         let ToProduce {
             topic,
             partition,
@@ -454,30 +457,21 @@ impl Producer for EmbeddedProducer {
             token,
             reports,
         } = record;
-        let topics = self.shared.topics.read();
-        let part = topics
-            .get(&topic)
-            .and_then(|t| t.partitions.get(partition.0 as usize))
-            .cloned();
-        drop(topics);
-        let Some(part) = part else {
-            return Err(ProduceError::Unavailable(format!(
-                "there is no topic {topic} with partition {partition}"
-            )));
+        let unavailable = |why: String| Err(ProduceError::Unavailable(why));
+        let at = TopicPartition { topic, partition };
+        let Some(part) = self.shared.partition(&at) else {
+            return unavailable(format!("there is no topic {} with partition {partition}", at.topic));
         };
         if part.compacted && key.is_none() {
-            return Err(ProduceError::Unavailable(format!(
-                "a record of the compacted topic {topic} needs a key"
-            )));
-        }
-        let bytes = chunk::encoded_len(key.as_ref(), value.as_ref(), &headers);
-        if bytes > LOG_RECORD_BYTES_MAX || headers.iter().any(|(name, _)| name.len() > usize::from(u16::MAX)) {
-            count_error("too_large");
-            return Err(ProduceError::TooLarge);
+            return unavailable(format!("a record of the compacted topic {} needs a key", at.topic));
         }
         if let Some(why) = self.shared.failed.read().as_ref() {
-            return Err(ProduceError::Unavailable(why.clone()));
+            return unavailable(why.clone());
         }
+        if let Some(why) = self.shared.room.is_short() {
+            return unavailable(why);
+        }
+        let bytes = chunk::encoded_len(key.as_ref(), value.as_ref(), &headers);
         let append = Append {
             part,
             key,
@@ -488,16 +482,19 @@ impl Producer for EmbeddedProducer {
             bytes,
             handed_over: Instant::now(),
         };
-        self.shared
-            .queue
-            .push(Op::Append(append), bytes)
-            .map_err(|(refused, _)| {
-                count_error("unavailable");
-                ProduceError::Unavailable(match refused {
-                    Refused::Full => "too many records wait to be written".into(),
-                    Refused::Closed => "the embedded log was closed".into(),
-                })
-            })
+        match self.shared.queue.push(Op::Append(append), bytes) {
+            Ok(()) => Ok(()),
+            Err((Refused::Full, _)) => unavailable("too many records wait to be written".into()),
+            Err((Refused::Closed, _)) => unavailable("the embedded log was closed".into()),
+        }
+    }
+}
+
+#[async_trait]
+impl Producer for EmbeddedProducer {
+    fn produce(&self, record: ToProduce) -> Result<(), ProduceError> {
+        self.queue(record)
+            .inspect_err(|error| count_errors("embedded", error, 1))
     }
 
     async fn flush(&self, deadline_ms: u64) {

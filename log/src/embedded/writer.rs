@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fjall::OwnedWriteBatch;
 use process::metrics::{
     Counter, Gauge, Histogram, LOG_APPEND_SECONDS, LOG_APPENDED_TOTAL, LOG_BATCH_RECORDS, LOG_COMMIT_SECONDS,
-    LOG_PRODUCE_ERRORS_TOTAL, PRODUCE_IN_FLIGHT,
+    PRODUCE_IN_FLIGHT,
 };
 use tokio::sync::oneshot;
 use wire::Offset;
@@ -20,6 +20,7 @@ use super::chunk::{self, CHUNK_BYTES_MAX, CHUNK_RECORDS_MAX, ChunkKey, Records};
 use super::group::Group;
 use super::partition::{Newest, PartitionLog};
 use super::store::Store;
+use crate::record::count_errors;
 use crate::sinks::Sinks;
 use crate::{Appended, CommitError, ProduceError, Reports, TopicPartition};
 
@@ -220,16 +221,7 @@ impl Writer {
         }
         match &outcome {
             Ok(()) => self.appended.increment(records as u64),
-            Err(error) => {
-                let label = if matches!(error, ProduceError::Unknown(_)) {
-                    "unknown"
-                } else {
-                    "unavailable"
-                };
-                LOG_PRODUCE_ERRORS_TOTAL
-                    .with(&[("log", "embedded"), ("outcome", label)])
-                    .increment(records as u64);
-            }
+            Err(error) => count_errors("embedded", error, records as u64),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One member of a group: a thread that polls, a thread that commits, and the control.
+//! One member of a group: a thread that polls, a thread that commits, one that watches (`watch`), and the control.
 //!
 //! The poll thread never waits for anybody outside a rebalance: what its owner has no room for is kept per partition, and a
 //! partition with much of it is paused until it is handed over, while polling goes on (so a slow reader stays a member).
@@ -74,6 +74,8 @@ pub(super) struct Reading {
 pub(super) enum Command {
     Start(Start),
     Pause(TopicPartition, bool),
+    /// Fetch it anew from where it is: it has stood still.
+    Revive(TopicPartition),
 }
 
 pub(super) struct Start {
@@ -144,6 +146,10 @@ pub(super) fn start(
     let (committing, committed_by) = (member.clone(), consumer.clone());
     thread("kafka-commit")
         .spawn(move || commit_thread(&committing, &committed_by, &requests))
+        .map_err(failed)?;
+    let (watching, asked) = (member.clone(), reader.clone());
+    thread("kafka-watch")
+        .spawn(move || super::watch::run(&watching, &asked))
         .map_err(failed)?;
     let polling = member.clone();
     thread("kafka-consumer")
@@ -246,6 +252,12 @@ impl Member {
                         let _ = start.reply.send(result);
                     }
                 },
+                Command::Revive(at) => {
+                    let mut polled = self.polled.lock();
+                    if let Err(error) = polled.revive(consumer, &at) {
+                        polled.note(Some(error.to_string()));
+                    }
+                }
                 Command::Pause(at, pause) => {
                     let mut polled = self.polled.lock();
                     let Some(reading) = polled.readings.iter_mut().find(|r| r.at == at) else {
@@ -365,6 +377,24 @@ fn go_on(consumer: &BaseConsumer<Context>, at: &TopicPartition, next: Offset) ->
 }
 
 impl Polled {
+    /// What is read and wants records, with the next offset to come; not what its owner has paused or is slow to take.
+    pub fn wanting(&self) -> Vec<(TopicPartition, Offset)> {
+        let wants = |r: &&Reading| !r.asked_to_pause && !r.held && r.ready.is_empty();
+        let place = |r: &Reading| Some((r.at.clone(), r.next?));
+        self.readings.iter().filter(wants).filter_map(place).collect()
+    }
+
+    /// librdkafka may have given the partition up, or have lost its queue (gotcha 7): only a new assignment revives it.
+    fn revive(&mut self, consumer: &BaseConsumer<Context>, at: &TopicPartition) -> Result<(), LogError> {
+        let reading = self.readings.iter().find(|r| r.at == *at);
+        let Some(next) = reading.and_then(|r| r.next.filter(|_| !r.asked_to_pause && !r.held)) else {
+            return Ok(());
+        };
+        assign_again(consumer, &self.readings)?;
+        hold(consumer, at)?;
+        go_on(consumer, at, next)
+    }
+
     fn accept(&mut self, message: &BorrowedMessage<'_>) {
         let is_its =
             |r: &&mut Reading| r.at.partition.0 as i32 == message.partition() && *r.at.topic == *message.topic();
@@ -394,7 +424,7 @@ impl Polled {
     }
 
     /// Once until records come again.
-    fn note(&mut self, what: Option<String>) {
+    pub fn note(&mut self, what: Option<String>) {
         if !std::mem::replace(&mut self.troubled, true) {
             self.news.push_back(ConsumerEvent::Trouble(what));
         }

@@ -3,6 +3,7 @@
 //! `producer`: acks=all, reports from the producer's own thread. `consumer`: one poll loop on a thread of its own per member,
 //! `rebalance` what it does when partitions come and go, `gather` how records are handed over. `reader`: random access,
 //! bounds and committed offsets without a group. `tail`: a compacted topic for ever. `topics`: making and recognising them.
+//! `watch`: sees partitions that stand still.
 //!
 //! Group protocol: classic, eager range assignment, dynamic members. Which gotcha each setting answers stands in `settings`.
 //!
@@ -19,9 +20,11 @@ mod settings;
 mod tail;
 mod topics;
 mod wake;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rdkafka::error::KafkaError;
@@ -54,6 +57,10 @@ pub struct KafkaOptions {
     pub idempotent: bool,
     /// A question to the broker that takes longer is `Unavailable`.
     pub ask_timeout_ms: u64,
+    /// What a process asks at its start (topics, groups, tails) is asked again for so long while no broker answers.
+    pub start_timeout_ms: u64,
+    /// A partition that is read, and that stands still for so long though the log holds more, is stalled.
+    pub stalled_after_ms: u64,
     /// More settings of librdkafka (security, for one), put over ours.
     pub extra: Vec<(String, String)>,
     pub before_poll: Option<BeforePoll>,
@@ -71,6 +78,8 @@ impl Default for KafkaOptions {
             linger_ms: 0,
             idempotent: true,
             ask_timeout_ms: 5_000,
+            start_timeout_ms: 20_000,
+            stalled_after_ms: 15_000,
             extra: Vec::new(),
             before_poll: None,
         }
@@ -134,14 +143,57 @@ async fn blocking<T: Send + 'static>(
         .map_err(|e| LogError::Failed(e.to_string()))?
 }
 
+/// Waits between questions of the start.
+const ASK_AGAIN_MIN: Duration = Duration::from_millis(200);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(2);
+
+impl Kafka {
+    /// Asks again, less and less often, while no broker answers: a broker that is slow or just starting is not a mistake of
+    /// ours. At the deadline: what was asked, how long, and what to look at.
+    async fn insist<T, F>(&self, asked: impl Fn() -> F) -> Result<T, LogError>
+    where
+        F: Future<Output = Result<T, LogError>>,
+    {
+        let began = Instant::now();
+        let deadline = began + Duration::from_millis(self.options.start_timeout_ms);
+        let mut wait = ASK_AGAIN_MIN;
+        loop {
+            let why = match asked().await {
+                Err(LogError::Unavailable(why)) => why,
+                answer => return answer,
+            };
+            if Instant::now() + wait >= deadline {
+                let brokers = &self.options.brokers;
+                let took_s = began.elapsed().as_secs_f64();
+                return Err(LogError::Unavailable(format!(
+                    "{why} (asked for {took_s:.1} s). Look whether a broker answers at {brokers} (log.brokers) and whether it is \
+                     overloaded; start again when it does"
+                )));
+            }
+            tracing::warn!(why, "Kafka does not answer; asking again");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(ASK_AGAIN_MAX);
+        }
+    }
+
+    async fn there(&self, topic: &str) -> Result<(), LogError> {
+        match topics::partitions(&self.reader, topic).await? {
+            Some(_) => Ok(()),
+            None => Err(LogError::NoTopic(topic.to_owned())),
+        }
+    }
+}
+
 #[async_trait]
 impl Log for Kafka {
     async fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError> {
-        topics::create(&self.options, &self.reader, topics).await
+        self.insist(|| topics::create(&self.options, &self.reader, topics))
+            .await
     }
 
     async fn topic(&self, name: &str) -> Result<Option<TopicInfo>, LogError> {
-        topics::describe(&self.options, &self.reader, name).await
+        self.insist(|| topics::describe(&self.options, &self.reader, name))
+            .await
     }
 
     async fn producer(&self) -> Result<Arc<dyn Producer>, LogError> {
@@ -152,9 +204,7 @@ impl Log for Kafka {
 
     async fn consume(&self, group: &str, topics: &[Topic]) -> Result<Consumer, LogError> {
         for topic in topics {
-            if topics::partitions(&self.reader, topic).await?.is_none() {
-                return Err(LogError::NoTopic(topic.to_string()));
-            }
+            self.insist(|| self.there(topic)).await?;
         }
         let (options, reader) = (self.options.clone(), self.reader.clone());
         let (group, topics) = (group.to_owned(), topics.to_vec());
@@ -188,10 +238,11 @@ impl Log for Kafka {
     }
 
     async fn tail(&self, topic: Topic) -> Result<mpsc::Receiver<TailEvent>, LogError> {
-        if topics::partitions(&self.reader, &topic).await?.is_none() {
-            return Err(LogError::NoTopic(topic.to_string()));
-        }
-        let (options, reader) = (self.options.clone(), self.reader.clone());
-        blocking(move || tail::start(options, reader, topic)).await
+        self.insist(|| async {
+            self.there(&topic).await?;
+            let (options, reader, topic) = (self.options.clone(), self.reader.clone(), topic.clone());
+            blocking(move || tail::start(options, reader, topic)).await
+        })
+        .await
     }
 }

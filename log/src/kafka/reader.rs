@@ -75,7 +75,7 @@ impl Reader {
         let metadata = self
             .probe
             .fetch_metadata(Some(topic), self.timeout())
-            .map_err(unavailable)?;
+            .map_err(|error| LogError::Unavailable(format!("no answer about topic {topic}: {error}")))?;
         let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
             return Ok(None);
         };
@@ -83,6 +83,31 @@ impl Reader {
             None | Some(RDKafkaErrorCode::NoError) => Ok(Some(found.partitions().len() as u32)),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
             Some(code) => Err(LogError::Unavailable(format!("topic {topic}: {code}"))),
+        }
+    }
+
+    /// librdkafka says "unknown partition" of one that does not exist, of one without a leader, and of one whose metadata
+    /// did not come in time. Which of them it is, is asked of the broker itself.
+    fn why_unknown(&self, at: &TopicPartition, error: KafkaError) -> LogError {
+        let is_unknown = matches!(
+            code_of(&error),
+            Some(
+                RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownTopicOrPartition,
+            )
+        );
+        if !is_unknown {
+            return unavailable(error);
+        }
+        let TopicPartition { topic, partition } = at;
+        match self.partitions(topic) {
+            Ok(None) => LogError::NoTopic(topic.to_string()),
+            Ok(Some(count)) if partition.0 >= count => {
+                LogError::NoTopic(format!("{topic} (partition {partition}; it has {count})"))
+            }
+            Ok(Some(_)) => LogError::Unavailable(format!("{topic} {partition} has no leader at present: {error}")),
+            Err(why) => why,
         }
     }
 
@@ -99,7 +124,7 @@ impl Reader {
         let asked = self
             .probe
             .fetch_watermarks(&at.topic, at.partition.0 as i32, self.timeout());
-        let (start, end) = asked.map_err(|error| no_topic_or(error, at))?;
+        let (start, end) = asked.map_err(|error| self.why_unknown(at, error))?;
         Ok(Bounds {
             start: offset(start),
             end: offset(end),
@@ -248,15 +273,4 @@ pub(super) fn is_passing(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::PartitionEOF
         )
     ) || matches!(error, KafkaError::PartitionEOF(_))
-}
-
-fn no_topic_or(error: KafkaError, at: &TopicPartition) -> LogError {
-    match code_of(&error) {
-        Some(
-            RDKafkaErrorCode::UnknownPartition
-            | RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::UnknownTopicOrPartition,
-        ) => LogError::NoTopic(format!("{} (partition {})", at.topic, at.partition)),
-        _ => unavailable(error),
-    }
 }

@@ -6,6 +6,7 @@
 //! (`message.timestamp.type=LogAppendTime`), so it has no effect. Whoever makes the topic anew by other means leaves it at its default, which
 //! is an id of its own (`unmarked`) and not the one recorded.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -21,6 +22,8 @@ const ID_SETTING: &str = "message.timestamp.before.max.ms";
 const ID_MIN: u64 = 1 << 61;
 /// A new topic's leaders are there within this.
 const LED_WITHIN: Duration = Duration::from_secs(15);
+/// A topic that was just made is known to every broker within this.
+const HEARD_OF_WITHIN: Duration = Duration::from_millis(400);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 fn admin(options: &KafkaOptions) -> Result<AdminClient<DefaultClientContext>, LogError> {
@@ -34,10 +37,19 @@ fn admin_options(options: &KafkaOptions) -> AdminOptions {
         .operation_timeout(Some(timeout))
 }
 
-/// Partitions of a topic; `None` if there is no such topic.
-pub(super) async fn partitions(reader: &std::sync::Arc<Reader>, topic: &str) -> Result<Option<u32>, LogError> {
+async fn ask(reader: &Arc<Reader>, topic: &str) -> Result<Option<u32>, LogError> {
     let (reader, topic) = (reader.clone(), topic.to_owned());
     blocking(move || reader.partitions(&topic)).await
+}
+
+/// Partitions of a topic; `None` if there is no such topic. A broker that has not heard of a new topic yet says so too: it is
+/// believed the second time.
+pub(super) async fn partitions(reader: &Arc<Reader>, topic: &str) -> Result<Option<u32>, LogError> {
+    if let Some(count) = ask(reader, topic).await? {
+        return Ok(Some(count));
+    }
+    tokio::time::sleep(HEARD_OF_WITHIN).await;
+    ask(reader, topic).await
 }
 
 fn settings_of(spec: &TopicSpec) -> Vec<(&'static str, String)> {
@@ -61,11 +73,7 @@ fn settings_of(spec: &TopicSpec) -> Vec<(&'static str, String)> {
     ]
 }
 
-pub(super) async fn create(
-    options: &KafkaOptions,
-    reader: &std::sync::Arc<Reader>,
-    specs: &[TopicSpec],
-) -> Result<(), LogError> {
+pub(super) async fn create(options: &KafkaOptions, reader: &Arc<Reader>, specs: &[TopicSpec]) -> Result<(), LogError> {
     let mut missing = Vec::new();
     for spec in specs {
         match check(reader, spec).await? {
@@ -118,8 +126,8 @@ pub(super) async fn create(
 }
 
 /// Whether the topic is there; an error if with another count.
-async fn check(reader: &std::sync::Arc<Reader>, spec: &TopicSpec) -> Result<bool, LogError> {
-    match partitions(reader, &spec.name).await? {
+async fn check(reader: &Arc<Reader>, spec: &TopicSpec) -> Result<bool, LogError> {
+    match ask(reader, &spec.name).await? {
         Some(found) if found != spec.partitions => Err(LogError::PartitionCount {
             topic: spec.name.clone(),
             found,
@@ -131,7 +139,7 @@ async fn check(reader: &std::sync::Arc<Reader>, spec: &TopicSpec) -> Result<bool
 
 pub(super) async fn describe(
     options: &KafkaOptions,
-    reader: &std::sync::Arc<Reader>,
+    reader: &Arc<Reader>,
     name: &str,
 ) -> Result<Option<TopicInfo>, LogError> {
     let Some(partitions) = partitions(reader, name).await? else {

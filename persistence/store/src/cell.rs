@@ -10,6 +10,8 @@ use crate::{EventRow, StoreError};
 pub(crate) const HEAD_BYTES: usize = 10;
 const VERSION: u8 = 1;
 const STAFF_ONLY: u8 = 1;
+/// Its retention is over: nothing of it is left but its place. Only in stores without a TTL of their own.
+const GONE: u8 = 2;
 const OFFSET_BITS: u32 = 40;
 
 pub(crate) fn head(row: &EventRow) -> [u8; HEAD_BYTES] {
@@ -18,6 +20,24 @@ pub(crate) fn head(row: &EventRow) -> [u8; HEAD_BYTES] {
     head[1] = if row.staff_only { STAFF_ONLY } else { 0 };
     head[2..].copy_from_slice(&row.at_ms.to_be_bytes());
     head
+}
+
+/// The cell of an event whose retention is over, where its place must be kept.
+pub(crate) fn gone_head(at_ms: i64) -> [u8; HEAD_BYTES] {
+    let mut head = [0; HEAD_BYTES];
+    head[0] = VERSION;
+    head[1] = GONE;
+    head[2..].copy_from_slice(&at_ms.to_be_bytes());
+    head
+}
+
+pub(crate) fn is_gone(cell: &[u8]) -> bool {
+    cell.get(1).is_some_and(|flags| flags & GONE != 0)
+}
+
+/// When the event happened; 0 of what is no cell, which `decode` tells.
+pub(crate) fn at_ms_of(cell: &[u8]) -> i64 {
+    read_i64(cell, 2).unwrap_or(0)
 }
 
 /// Reads a cell back; the entry is a slice of it, not a copy.

@@ -12,11 +12,13 @@ pub mod cql;
 mod digest;
 pub mod embedded;
 mod metered;
+mod retention;
 
 pub use cql::{Cql, CqlOptions, schema_cql};
 pub use digest::Digest;
-pub use embedded::Embedded;
+pub use embedded::{Embedded, EmbeddedOptions};
 pub use metered::Metered;
+pub use retention::{Clock, Retention};
 
 /// What the conversation's row holds: its folded state and its watermarks, each one cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -96,6 +96,43 @@ on_both! {
     sessions::closed_sessions_of_an_agent_are_newest_first,
 }
 
+/// On stores that keep events for a day.
+macro_rules! with_retention {
+    ($($behaviour:ident),* $(,)?) => {
+        mod with_retention_embedded {
+            $(#[test]
+            fn $behaviour() {
+                let dir = tempfile::tempdir().unwrap();
+                let options = store::EmbeddedOptions {
+                    retention: super::suite::retention::a_day(),
+                    ..Default::default()
+                };
+                let store = super::Embedded::open_with(dir.path(), options).unwrap();
+                super::run(|| super::suite::retention::$behaviour(store));
+            })*
+        }
+
+        mod with_retention_cql {
+            $(#[test]
+            fn $behaviour() {
+                let Some(options) = super::cql_options(stringify!($behaviour)) else { return };
+                let retention = super::suite::retention::a_day();
+                super::run(async || {
+                    let options = super::CqlOptions { retention, ..options };
+                    let store = super::shared_keyspace(options).await;
+                    super::suite::retention::$behaviour(store).await;
+                });
+            })*
+        }
+    };
+}
+
+with_retention! {
+    a_page_begins_after_what_is_over,
+    a_conversation_whose_events_are_all_over_keeps_its_row_and_its_end,
+    closed_sessions_go_with_their_time,
+}
+
 /// Digests are of whole stores: each of these needs stores of its own.
 mod on_stores_of_their_own {
     use std::sync::Mutex;

@@ -1,4 +1,4 @@
-//! What only the CQL store promises: an answer in bounded time whatever the server does, and retention. Runs where
+//! What only the CQL store promises: an answer in bounded time whatever the server does. Runs where
 //! `SWITCHBOARD_TEST_CQL=host:port` names a server.
 
 #![allow(clippy::unwrap_used)]
@@ -111,37 +111,6 @@ async fn a_server_that_is_silent_or_gone_is_unavailable_in_bounded_time_and_then
         let page = store.page(&key(), PageRange::Newest, 5).await.unwrap();
         assert_eq!(page.last_seq, Seq(seq));
     }
-}
-
-#[tokio::test]
-async fn what_is_past_its_retention_is_not_written_and_a_page_begins_after_it() {
-    let Some(server) = server("what_is_past_its_retention_is_not_written_and_a_page_begins_after_it") else {
-        return;
-    };
-    let options = CqlOptions {
-        ttl_days: 1,
-        ..options(&server, "test_ttl")
-    };
-    Cql::create_schema(&options).await.unwrap();
-    let store = Cql::connect(options).await.unwrap();
-    let (day_s, bucket) = (86_400, wire::limits::BUCKET_EVENTS);
-    // Two buckets of old events and a few that live for another second or a day.
-    let mut events: Vec<_> = (1..=bucket).map(|seq| event(seq, 2 * day_s)).collect();
-    events.extend((bucket + 1..=bucket + 5).map(|seq| event(seq, day_s - 2)));
-    events.extend((bucket + 6..=bucket + 9).map(|seq| event(seq, 0)));
-    store.write(write_of(events)).await.unwrap();
-    let seqs = async |range, limit| -> Vec<u64> {
-        let page = store.page(&key(), range, limit).await.unwrap();
-        assert_eq!(page.last_seq, Seq(bucket + 9));
-        page.events.iter().map(|row| row.seq.0 - bucket).collect()
-    };
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(seqs(PageRange::After(Seq(0)), 3).await, [6, 7, 8]);
-    assert_eq!(seqs(PageRange::After(Seq(bucket)), 10).await, [6, 7, 8, 9]);
-    assert_eq!(seqs(PageRange::Newest, 100).await, [6, 7, 8, 9]);
-    assert_eq!(seqs(PageRange::Before(Seq(bucket + 8)), 100).await, [6, 7]);
-    assert!(seqs(PageRange::Before(Seq(bucket)), 10).await.is_empty());
-    assert!(store.load(&key()).await.unwrap().is_some());
 }
 
 #[tokio::test]

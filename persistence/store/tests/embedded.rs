@@ -6,9 +6,12 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
-use store::{ConversationWrite, Embedded, EventRow, History, PageRange, PartitionWrite, StoreError};
+use store::{
+    ConversationWrite, Embedded, EmbeddedOptions, EventRow, History, PageRange, PartitionWrite, Retention, StoreError,
+};
 use wire::{ConversationKey, Epoch, Lane, Offset, Partition, Position, Seq, Tenant, User};
 
 /// Set in the child that [`what_was_written_survives_kill_9`] starts of this same program.
@@ -54,6 +57,71 @@ async fn a_directory_in_use_is_refused_by_name_and_free_after_close() {
     drop(store);
     let store = Embedded::open(dir.path()).unwrap();
     assert_eq!(store.page(&key(), PageRange::Newest, 10).await.unwrap().events.len(), 3);
+}
+
+/// Days later, by the store's own clock.
+#[tokio::test]
+async fn what_is_over_is_removed_and_nothing_brings_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(AtomicI64::new(1_000_000));
+    let open = || {
+        let clock = Arc::clone(&clock);
+        let options = EmbeddedOptions {
+            retention: Retention {
+                ttl_s: 1_000,
+                ttl_s_by_tenant: [("keeps".to_owned(), 0)].into(),
+            },
+            now_ms: Arc::new(move || clock.load(Ordering::Relaxed)),
+            ..Default::default()
+        };
+        Embedded::open_with(dir.path(), options).unwrap()
+    };
+    let said = |tenant: &str, customer: &str, seqs: std::ops::RangeInclusive<u64>, at_ms: i64| {
+        let mut write = write_of(seqs);
+        let tenant = Tenant::new(tenant).unwrap();
+        write.partition = Partition(customer.len() as u32 + tenant.as_str().len() as u32 * 100);
+        write.conversations[0].key = Some(ConversationKey::new(tenant, User::new(customer).unwrap()));
+        write.conversations[0]
+            .events
+            .iter_mut()
+            .for_each(|row| row.at_ms = at_ms);
+        write
+    };
+    let store = open();
+    // More than one portion; a neighbour that goes on talking, one that fell silent, and a tenant that keeps everything.
+    let old = said("demo", "alice", 1..=5_000, 1_000_000);
+    store.write(old.clone()).await.unwrap();
+    store
+        .write(said("demo", "alice-neighbour", 1..=3, 1_000_000))
+        .await
+        .unwrap();
+    store.write(said("keeps", "everybody", 1..=9, 1_000_000)).await.unwrap();
+    assert_eq!(store.sweep().await.unwrap(), 0);
+    clock.fetch_add(900_000, Ordering::Relaxed);
+    store
+        .write(said("demo", "alice", 5_001..=5_004, 1_900_000))
+        .await
+        .unwrap();
+    clock.fetch_add(200_000, Ordering::Relaxed);
+    // 5,000 of alice, two of her neighbour's go and the third leaves its place.
+    assert_eq!(store.sweep().await.unwrap(), 5_003);
+    assert_eq!(store.digest().await.unwrap().rows("events"), 4 + 1 + 9);
+    assert_eq!(store.sweep().await.unwrap(), 0, "once is enough");
+    let digest = store.digest().await.unwrap();
+    store.write(old).await.unwrap();
+    assert_eq!(store.digest().await.unwrap(), digest, "a replay brings nothing back");
+    drop(store);
+    let store = open();
+    for (tenant, customer, shown, last) in [
+        ("demo", "alice", 4, 5_004),
+        ("demo", "alice-neighbour", 0, 3),
+        ("keeps", "everybody", 9, 9),
+    ] {
+        let key = ConversationKey::new(Tenant::new(tenant).unwrap(), User::new(customer).unwrap());
+        let page = store.page(&key, PageRange::After(Seq(0)), 100).await.unwrap();
+        assert_eq!((page.events.len(), page.last_seq), (shown, Seq(last)), "{customer}");
+        assert!(store.load(&key).await.unwrap().unwrap().state.is_some());
+    }
 }
 
 #[tokio::test]

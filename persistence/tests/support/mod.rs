@@ -1,6 +1,8 @@
 //! A log's worth of records, and a store in memory that can be away or refuse a value.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod running;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -205,6 +207,13 @@ pub struct FaultyStore {
     pub syncs: AtomicU64,
     /// Rows as of the last `sync`.
     pub synced: Mutex<Rows>,
+    /// Of so many operations one is carried out and its answer is lost, and one of the writes is carried out much later; 0: none.
+    pub unknown_every: AtomicU64,
+    pub slow_ms: AtomicU64,
+    /// Writes on their way although their senders gave them up.
+    pub late: Mutex<Vec<PartitionWrite>>,
+    pub lost_answers: AtomicU64,
+    pub landed_late: AtomicU64,
 }
 
 impl FaultyStore {
@@ -221,10 +230,48 @@ impl FaultyStore {
     }
 }
 
+#[derive(PartialEq)]
+enum Luck {
+    Good,
+    AnswerLost,
+    Late,
+}
+
+impl FaultyStore {
+    /// What becomes of an operation whose answer is not sure to come; slow, if the store is.
+    async fn luck(&self) -> Luck {
+        let slow_ms = self.slow_ms.load(Ordering::Relaxed);
+        if slow_ms > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(slow_ms)).await;
+        }
+        let n = self.attempts.load(Ordering::Relaxed);
+        match self.unknown_every.load(Ordering::Relaxed) {
+            0 => Luck::Good,
+            every if n % every == 0 => {
+                self.lost_answers.fetch_add(1, Ordering::Relaxed);
+                Luck::AnswerLost
+            }
+            every if n % every == 1 => Luck::Late,
+            every if n % every == 2 => {
+                // Older writes land behind newer ones.
+                for write in std::mem::take(&mut *self.late.lock()) {
+                    self.landed_late.fetch_add(1, Ordering::Relaxed);
+                    self.rows.lock().apply(write);
+                }
+                Luck::Good
+            }
+            _ => Luck::Good,
+        }
+    }
+}
+
 #[async_trait]
 impl History for FaultyStore {
     async fn load(&self, key: &ConversationKey) -> Result<Option<StoredConversation>, StoreError> {
         self.here()?;
+        if self.luck().await != Luck::Good {
+            return Err(StoreError::Unavailable("no answer in time".into()));
+        }
         Ok(self.rows.lock().load(key))
     }
 
@@ -244,12 +291,27 @@ impl History for FaultyStore {
                 return Err(StoreError::Refused("too strange".into()));
             }
         }
+        let timed_out = || Err(StoreError::Unavailable("no answer in time".into()));
+        match self.luck().await {
+            Luck::Good => {}
+            Luck::AnswerLost => {
+                self.rows.lock().apply(batch);
+                return timed_out();
+            }
+            Luck::Late => {
+                self.late.lock().push(batch);
+                return timed_out();
+            }
+        }
         self.rows.lock().apply(batch);
         Ok(())
     }
 
     async fn sync(&self) -> Result<(), StoreError> {
         self.here()?;
+        if self.luck().await != Luck::Good {
+            return Err(StoreError::Unavailable("no answer in time".into()));
+        }
         self.syncs.fetch_add(1, Ordering::Relaxed);
         *self.synced.lock() = self.rows.lock().clone();
         Ok(())

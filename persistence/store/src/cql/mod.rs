@@ -13,7 +13,7 @@ mod values;
 mod write;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use scylla::client::execution_profile::ExecutionProfile;
@@ -27,10 +27,12 @@ use wire::{ConversationKey, Epoch, Lane, Partition, Tenant};
 pub use options::CqlOptions;
 pub use schema::schema_cql;
 
+use crate::retention::now_ms;
 use crate::{
-    ClosedSession, Digest, History, OpenSession, Page, PageRange, PartitionWrite, StoreError, StoredConversation,
+    ClosedSession, Digest, History, OpenSession, Page, PageRange, PartitionWrite, Retention, StoreError,
+    StoredConversation,
 };
-use options::{Retention, consistency_of};
+use options::consistency_of;
 use statements::Statements;
 
 pub struct Cql {
@@ -52,7 +54,7 @@ impl Cql {
         Ok(Arc::new(Self {
             statements: Statements::prepare(&session, &options).await?,
             session,
-            retention: options.retention(),
+            retention: options.retention.clone(),
             consistency: consistency_of(&options.consistency)?,
             keyspace,
             in_flight: Semaphore::new(options.in_flight_max.max(1)),
@@ -118,11 +120,6 @@ async fn session(options: &CqlOptions, keyspace: Option<&str>) -> Result<Session
             timeout.as_millis() * 3
         ))),
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as i64)
 }
 
 #[async_trait]

@@ -1,12 +1,10 @@
 //! How to reach the CQL cluster, and what is asked of it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use scylla::statement::Consistency;
-use wire::Tenant;
 
-use crate::StoreError;
+use crate::{Retention, StoreError};
 
 #[derive(Clone)]
 pub struct CqlOptions {
@@ -20,9 +18,7 @@ pub struct CqlOptions {
     pub replication: String,
     /// Where our replicas are; all if left out.
     pub datacenter: Option<String>,
-    /// Events are kept this long from their time on; 0: for ever.
-    pub ttl_days: u32,
-    pub ttl_days_by_tenant: BTreeMap<String, u32>,
+    pub retention: Retention,
     /// Of state, watermarks, sessions, and of all writes.
     pub consistency: String,
     /// Of pages at first; a page with a hole is read again at `reread_consistency`.
@@ -44,8 +40,7 @@ impl Default for CqlOptions {
             password: None,
             replication: "{'class': 'SimpleStrategy', 'replication_factor': 1}".into(),
             datacenter: None,
-            ttl_days: 365,
-            ttl_days_by_tenant: BTreeMap::new(),
+            retention: Retention::default(),
             consistency: "LOCAL_QUORUM".into(),
             page_consistency: "LOCAL_ONE".into(),
             reread_consistency: "QUORUM".into(),
@@ -63,7 +58,7 @@ impl fmt::Debug for CqlOptions {
             .field("contact_points", &self.contact_points)
             .field("keyspace", &self.keyspace)
             .field("user", &self.user)
-            .field("ttl_days", &self.ttl_days)
+            .field("retention", &self.retention)
             .finish_non_exhaustive()
     }
 }
@@ -83,13 +78,6 @@ impl CqlOptions {
         Err(StoreError::Failed(format!(
             "the keyspace is {name:?}; it must be at most 48 of a–z, 0–9 and '_', the first a letter"
         )))
-    }
-
-    pub(super) fn retention(&self) -> Retention {
-        Retention {
-            days: self.ttl_days,
-            days_by_tenant: self.ttl_days_by_tenant.clone(),
-        }
     }
 }
 
@@ -111,55 +99,10 @@ pub(super) fn consistency_of(name: &str) -> Result<Consistency, StoreError> {
     })
 }
 
-/// How long rows live.
-pub(super) struct Retention {
-    days: u32,
-    days_by_tenant: BTreeMap<String, u32>,
-}
-
-/// CQL's own limit of a TTL: 20 years.
-const TTL_S_MAX: i64 = 630_720_000;
-const DAY_S: i64 = 86_400;
-
-impl Retention {
-    /// The TTL of a row about something that happened at `at_ms`, so that writing it again prolongs nothing: 0 for ever, `None`
-    /// if its time is over and it need not be written.
-    pub fn ttl_s(&self, tenant: &Tenant, at_ms: i64, now_ms: i64) -> Option<i32> {
-        let days = self.days_by_tenant.get(tenant.as_str()).unwrap_or(&self.days);
-        if *days == 0 {
-            return Some(0);
-        }
-        // An event from the future (a broker's clock) lives no longer than one from now.
-        let age_s = (now_ms - at_ms).max(0) / 1_000;
-        let left = (i64::from(*days) * DAY_S).min(TTL_S_MAX) - age_s;
-        (left > 0).then_some(left as i32)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_replay_prolongs_nothing_and_what_is_over_is_not_written() {
-        let options = CqlOptions {
-            ttl_days: 2,
-            ttl_days_by_tenant: [("keeps".to_owned(), 0), ("long".to_owned(), u32::MAX)].into(),
-            ..Default::default()
-        };
-        let ttl = |tenant: &str, age_s: i64| {
-            options
-                .retention()
-                .ttl_s(&Tenant::new(tenant).unwrap(), 0, age_s * 1_000)
-        };
-        assert_eq!(ttl("demo", 0), Some(172_800));
-        assert_eq!(ttl("demo", 172_799), Some(1));
-        assert_eq!(ttl("demo", 172_800), None);
-        assert_eq!(ttl("demo", -60), Some(172_800));
-        assert_eq!(ttl("keeps", 1 << 40), Some(0));
-        assert_eq!(ttl("long", 0), Some(630_720_000));
-    }
 
     #[test]
     fn a_keyspace_that_is_more_than_a_name_and_a_password_in_a_log_are_refused() {

@@ -80,7 +80,7 @@ impl Context<'_> {
         Some(Values::Event {
             key,
             row,
-            ttl_s: self.cql.retention.ttl_s(&key.tenant, row.at_ms, self.now_ms)?,
+            ttl_s: self.cql.retention.left_s(&key.tenant, row.at_ms, self.now_ms)?,
         })
     }
 
@@ -126,7 +126,7 @@ impl Context<'_> {
     }
 
     async fn closed_session(&self, key: &ConversationKey, closed: &ClosedSession) -> Result<(), StoreError> {
-        let Some(ttl_s) = self.cql.retention.ttl_s(&key.tenant, closed.closed_at_ms, self.now_ms) else {
+        let Some(ttl_s) = self.cql.retention.left_s(&key.tenant, closed.closed_at_ms, self.now_ms) else {
             return Ok(());
         };
         let statements = &self.cql.statements;

@@ -35,19 +35,28 @@ pub(super) fn page(tables: &Tables, key: &ConversationKey, range: PageRange, lim
         let span = rows::event_key(key, from)..=rows::event_key(key, to);
         snapshot.range(&tables.events, span)
     };
-    let row_of = |guard: fjall::Guard| -> Result<EventRow, StoreError> {
-        let (key, value) = guard.into_inner().map_err(failed)?;
-        rows::event_of(&key, value.into())
-    };
     let last_seq = match rows_of(Seq(1), Seq(u64::MAX)).next_back() {
-        Some(guard) => row_of(guard)?.seq,
+        // Its body may be gone, its place is not.
+        Some(guard) => rows::seq_of(&guard.key().map_err(failed)?)?,
         None => return Ok(Page::default()),
+    };
+    // `None`: its retention is over, whether it was removed yet or not.
+    let row_of = |guard: fjall::Guard| -> Option<Result<EventRow, StoreError>> {
+        let (row_key, value) = match guard.into_inner() {
+            Ok(row) => row,
+            Err(e) => return Some(Err(failed(e))),
+        };
+        let row = rows::event_of(&row_key, value.into()).transpose()?;
+        match row {
+            Ok(row) if tables.ages.is_over(key.tenant.as_str(), row.at_ms) => None,
+            row => Some(row),
+        }
     };
     let last_before = |end: Seq| {
         let mut events = rows_of(Seq(1), end)
             .rev()
+            .filter_map(row_of)
             .take(limit)
-            .map(row_of)
             .collect::<Result<Vec<_>, _>>()?;
         events.reverse();
         Ok(events)
@@ -55,8 +64,8 @@ pub(super) fn page(tables: &Tables, key: &ConversationKey, range: PageRange, lim
     let events = match range {
         PageRange::After(seq) if seq >= last_seq => Vec::new(),
         PageRange::After(seq) => rows_of(seq.next(), last_seq)
+            .filter_map(row_of)
             .take(limit)
-            .map(row_of)
             .collect::<Result<_, _>>()?,
         PageRange::Before(Seq(0 | 1)) => Vec::new(),
         PageRange::Before(seq) => last_before(Seq(seq.0 - 1))?,
@@ -87,11 +96,12 @@ pub(super) fn sessions_of_agent(
         .db
         .snapshot()
         .prefix(&tables.sessions_by_agent, rows::agent_key(tenant, agent))
-        .take(limit as usize)
         .map(|row| {
             let (key, value) = row.into_inner().map_err(failed)?;
             rows::closed_of(tenant, agent, &key, &value)
         })
+        .filter(|row| !matches!(row, Ok((_, closed)) if tables.ages.is_over(tenant.as_str(), closed.closed_at_ms)))
+        .take(limit as usize)
         .collect()
 }
 

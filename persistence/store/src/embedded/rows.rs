@@ -30,6 +30,26 @@ pub(super) fn event_key(key: &ConversationKey, seq: Seq) -> Vec<u8> {
     out
 }
 
+/// The conversation's part of an event's key, and where the next conversation may begin.
+pub(super) fn conversation_of(event_key: &[u8]) -> &[u8] {
+    &event_key[..event_key.len().saturating_sub(8)]
+}
+
+/// The first key after all that begin with `names`, which end with a NUL.
+pub(super) fn after(names: &[u8]) -> Vec<u8> {
+    let mut next = names.to_vec();
+    if let Some(nul) = next.last_mut() {
+        *nul = 1;
+    }
+    next
+}
+
+/// The tenant a key begins with, its NUL included.
+pub(super) fn tenant_of(key: &[u8]) -> &[u8] {
+    let end = key.iter().position(|b| *b == 0).map_or(key.len(), |nul| nul + 1);
+    &key[..end]
+}
+
 /// `states` and `marks`: the conversation.
 pub(super) fn conversation_key(key: &ConversationKey) -> Vec<u8> {
     let mut out = Vec::with_capacity(key.tenant.as_str().len() + key.customer.as_str().len() + 2 + 8);
@@ -149,20 +169,31 @@ pub(super) fn marks_of(value: &[u8]) -> Result<StoredMarks, StoreError> {
     }
 }
 
+/// When a stored session was closed.
+pub(super) fn closed_at_ms_of(value: &[u8]) -> i64 {
+    read_i64(value, 8).unwrap_or(0)
+}
+
 /// The write time a value begins with.
 pub(super) fn time_of(value: &[u8]) -> Result<i64, StoreError> {
     read_i64(value, 0).ok_or_else(|| torn("a row", value))
 }
 
-/// An event's row: its seq ends the key.
-pub(super) fn event_of(key: &[u8], value: Bytes) -> Result<crate::EventRow, StoreError> {
-    let seq = key
-        .len()
-        .checked_sub(8)
-        .and_then(|at| read_i64(key, at))
-        .ok_or_else(|| torn("an event's key", key))?;
-    let time = time_of(&value)?;
-    cell::decode(Seq(seq as u64), time, &value.slice(TIME_BYTES..))
+/// An event's seq ends its key.
+pub(super) fn seq_of(key: &[u8]) -> Result<Seq, StoreError> {
+    let seq = key.len().checked_sub(8).and_then(|at| read_i64(key, at));
+    seq.map(|seq| Seq(seq as u64))
+        .ok_or_else(|| torn("an event's key", key))
+}
+
+/// An event's row; `None`: nothing is left of it but its place.
+pub(super) fn event_of(key: &[u8], value: Bytes) -> Result<Option<crate::EventRow>, StoreError> {
+    let (seq, time) = (seq_of(key)?, time_of(&value)?);
+    let cell = value.slice(TIME_BYTES..);
+    if cell::is_gone(&cell) {
+        return Ok(None);
+    }
+    cell::decode(seq, time, &cell).map(Some)
 }
 
 fn user_of(bytes: &[u8]) -> Option<User> {

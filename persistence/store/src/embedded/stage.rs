@@ -10,11 +10,11 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fjall::{Keyspace, OwnedWriteBatch};
-use wire::ConversationKey;
+use wire::{ConversationKey, Seq};
 
 use super::rows;
 use super::tables::{Tables, failed};
-use crate::{ConversationWrite, OpenSessionWrite, PartitionWrite, StoreError, StoredMarks, cell};
+use crate::{ConversationWrite, EventRow, OpenSessionWrite, PartitionWrite, StoreError, StoredMarks, cell};
 
 /// The highest write times stored, by `rows::partition_key`.
 pub(super) struct Highest {
@@ -148,14 +148,23 @@ impl<'t> Stage<'t> {
         careful: bool,
     ) -> Result<(), StoreError> {
         let tables = self.tables;
-        for row in &write.events {
+        for (i, row) in write.events.iter().enumerate() {
+            let is_over = tables.ages.is_over(key.tenant.as_str(), row.at_ms);
+            // Of what is over only the conversation's last place is kept: it says where the history ends.
+            if is_over && (i + 1 < write.events.len() || self.reaches(key, row)?) {
+                continue;
+            }
             rows::put_conversation(&mut self.out, key);
             self.out.put_u64(row.seq.0);
             let row_key = self.out.split().freeze();
             let time = row.position.write_time();
             self.out.put_i64(time);
-            self.out.put_slice(&cell::head(row));
-            self.out.put_slice(&row.entry);
+            if is_over {
+                self.out.put_slice(&cell::gone_head(row.at_ms));
+            } else {
+                self.out.put_slice(&cell::head(row));
+                self.out.put_slice(&row.entry);
+            }
             self.put(&tables.events, row_key, time, careful)?;
         }
         for closed in &write.sessions_closed {
@@ -179,6 +188,13 @@ impl<'t> Stage<'t> {
             self.put(&tables.states, row_key, position.write_time(), careful)?;
         }
         Ok(())
+    }
+
+    /// Whether the conversation's stored history reaches this event, or beyond.
+    fn reaches(&self, key: &ConversationKey, row: &EventRow) -> Result<bool, StoreError> {
+        let span = rows::event_key(key, row.seq)..=rows::event_key(key, Seq(u64::MAX));
+        let first = self.tables.events.range(span).next();
+        first.map_or(Ok(false), |row| row.key().map(|_| true).map_err(failed))
     }
 
     /// A put or a delete. A conversation has a live row or the time of its last delete, never both: what stands is then the

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
-use crate::StoreError;
+use crate::{Clock, Retention, StoreError};
 
 const MIB: u64 = 1 << 20;
 
@@ -29,12 +29,27 @@ pub(super) struct Tables {
     pub sessions_by_agent: Keyspace,
     /// partition → the highest write time ever written because of it.
     pub positions: Keyspace,
+    pub ages: Ages,
+}
+
+/// What is too old, as of now.
+#[derive(Clone)]
+pub(super) struct Ages {
+    pub retention: Arc<Retention>,
+    pub now_ms: Clock,
+}
+
+impl Ages {
+    pub fn is_over(&self, tenant: &str, at_ms: i64) -> bool {
+        // Most stores keep everything, and need no clock.
+        !self.retention.keeps_all_of(tenant) && self.retention.is_over(tenant, at_ms, (self.now_ms)())
+    }
 }
 
 impl Tables {
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+    pub fn open(dir: &Path, ages: Ages) -> Result<Self, StoreError> {
         std::fs::create_dir_all(dir).map_err(|e| StoreError::Failed(format!("{}: {e}", dir.display())))?;
-        let open = || {
+        let open = move || {
             let db = Database::builder(dir)
                 .max_journaling_size(1024 * MIB)
                 .cache_size(64 * MIB)
@@ -47,6 +62,7 @@ impl Tables {
                 deleted_sessions: db.keyspace("deleted_sessions", small)?,
                 sessions_by_agent: db.keyspace("sessions_by_agent", small)?,
                 positions: db.keyspace("positions", small)?,
+                ages,
                 db,
             })
         };

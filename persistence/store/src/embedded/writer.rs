@@ -7,6 +7,7 @@ use fjall::PersistMode;
 use tokio::sync::{mpsc, oneshot};
 
 use super::stage::{Highest, Stage};
+use super::sweep::{self, Place, Swept};
 use super::tables::{Tables, failed};
 use crate::{PartitionWrite, StoreError};
 
@@ -17,11 +18,14 @@ const BATCH_ROWS_MAX: usize = 8_192;
 const BATCH_BYTES: usize = 64 * 1024;
 
 type Reply = oneshot::Sender<Result<(), StoreError>>;
+pub(super) type SweepReply = oneshot::Sender<Result<Swept, StoreError>>;
 
-enum Job {
+pub(super) enum Job {
     Write(PartitionWrite, Reply),
     Sync(Reply),
     Ping(Reply),
+    /// Removes some of what is over. Here, so that nothing is written beneath it.
+    Sweep(Place, SweepReply),
 }
 
 pub(super) struct Writer {
@@ -59,6 +63,19 @@ impl Writer {
 
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.ask(Job::Ping).await
+    }
+
+    pub async fn sweep(&self, from: Place) -> Result<Swept, StoreError> {
+        let stopped = || StoreError::Failed("the store's writer has stopped".into());
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
+        jobs.send(Job::Sweep(from, reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Another way in, for the sweeper; the thread ends only when it is gone too.
+    pub fn jobs(&self) -> Option<mpsc::Sender<Job>> {
+        self.jobs.clone()
     }
 
     async fn ask(&self, job: impl FnOnce(Reply) -> Job) -> Result<(), StoreError> {
@@ -100,6 +117,7 @@ impl Rooms {
         let mut stage = Stage::new(&tables, BATCH_BYTES);
         let mut written: Vec<Reply> = Vec::new();
         let mut synced: Vec<Reply> = Vec::new();
+        let mut sweeps: Vec<(Place, SweepReply)> = Vec::new();
         let mut next = Some(first);
         while let Some(job) = next.take() {
             match job {
@@ -121,6 +139,7 @@ impl Rooms {
                 },
                 Job::Sync(reply) => synced.push(reply),
                 Job::Ping(reply) => answer(&mut vec![reply], Ok(())),
+                Job::Sweep(from, reply) => sweeps.push((from, reply)),
             }
             if stage.rows() < BATCH_ROWS_MAX {
                 next = self.queue.try_recv().ok();
@@ -129,6 +148,11 @@ impl Rooms {
         let outcome = self.commit(stage);
         let is_written = outcome.is_ok();
         answer(&mut written, outcome);
+        for (from, reply) in sweeps {
+            self.is_dirty = true;
+            // Whoever asked may have gone.
+            let _ = reply.send(sweep::portion(&self.tables, from));
+        }
         if !synced.is_empty() {
             let outcome = if is_written {
                 self.persist()

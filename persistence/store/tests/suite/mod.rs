@@ -4,6 +4,7 @@
 pub mod marks;
 pub mod pages;
 pub mod replay;
+pub mod retention;
 pub mod rows;
 pub mod sessions;
 

@@ -1,0 +1,76 @@
+//! How much room is left on a disk. What keeps its data here stops taking more while there is still room: a write that fails
+//! half-way cannot be taken back, one that is refused can be tried again.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// The disk is asked this often at most.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// The room of one directory, and how much of it is left alone.
+pub struct Room {
+    dir: PathBuf,
+    kept_bytes: u64,
+    looked: Mutex<Option<(Instant, Option<u64>)>>,
+}
+
+impl Room {
+    /// `kept_bytes`: of what is free so much is never asked for; 0: the disk is not looked at.
+    pub fn new(dir: &Path, kept_bytes: u64) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            kept_bytes,
+            looked: Mutex::new(None),
+        }
+    }
+
+    /// Why nothing more should be written, if so. At most `LOOK_AGAIN` old; a disk that cannot be asked is taken to have room.
+    pub fn is_short(&self) -> Option<String> {
+        if self.kept_bytes == 0 {
+            return None;
+        }
+        let mut looked = self.looked.lock();
+        let free = match *looked {
+            Some((at, free)) if at.elapsed() < LOOK_AGAIN => free,
+            _ => {
+                let free = free_bytes(&self.dir).ok();
+                *looked = Some((Instant::now(), free));
+                free
+            }
+        };
+        let free = free.filter(|free| *free < self.kept_bytes)?;
+        Some(format!(
+            "the disk of {} is nearly full: {} MiB are free, {} are kept; make room, nothing has to be started again",
+            self.dir.display(),
+            free >> 20,
+            self.kept_bytes >> 20
+        ))
+    }
+}
+
+/// Bytes a process may still use on the disk `dir` is on.
+fn free_bytes(dir: &Path) -> std::io::Result<u64> {
+    let disk = rustix::fs::statvfs(dir)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_short_only_of_what_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Room::new(dir.path(), 1).is_short(), None);
+        assert_eq!(Room::new(dir.path(), 0).is_short(), None);
+        assert!(
+            Room::new(dir.path(), u64::MAX)
+                .is_short()
+                .unwrap()
+                .contains("nearly full")
+        );
+        assert_eq!(Room::new(Path::new("/nonexistent/dir"), u64::MAX).is_short(), None);
+    }
+}
