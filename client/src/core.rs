@@ -20,7 +20,7 @@ use crate::places::{Place, Places, Step};
 use crate::policy::{Backoff, Ended, wait_ms};
 
 /// Frames in flight without answer: half of what a connection may have.
-const WINDOW: usize = wire::limits::SENDS_IN_FLIGHT_PER_CONNECTION / 2;
+const WINDOW: usize = wire::limits::REPEAT_WINDOW_EVENTS / 2;
 /// A conversation nobody tells us about any more (an agent was detached) holds back its resends no longer than this.
 const HOLD_MS: u64 = 5_000;
 /// What goes away waits this long for the answers to what is in flight.

@@ -54,6 +54,7 @@ pub struct KafkaOptions {
     pub produce_timeout_ms: u64,
     /// 0 or 1: batches grow by themselves under load.
     pub linger_ms: u64,
+    /// Off: see `settings::producing`.
     pub idempotent: bool,
     /// A question to the broker that takes longer is `Unavailable`.
     pub ask_timeout_ms: u64,
@@ -76,7 +77,7 @@ impl Default for KafkaOptions {
             release_timeout_ms: 5_000,
             produce_timeout_ms: PRODUCE_TIMEOUT_MS,
             linger_ms: 0,
-            idempotent: true,
+            idempotent: false,
             ask_timeout_ms: 5_000,
             start_timeout_ms: 20_000,
             stalled_after_ms: 15_000,

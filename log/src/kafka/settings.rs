@@ -40,8 +40,12 @@ pub(super) fn producing(options: &KafkaOptions) -> ClientConfig {
     let mut config = client(options);
     config
         .set("acks", "all")
-        // Removes repeats of librdkafka's own retries; the fold removes repeats anyway (gotcha 2).
+        // Off by default. With it on, records that wait for a producer id (at the start, after any timeout) make librdkafka's
+        // broker thread poll without a pause (librdkafka#2565), which starves a broker on the same core until requests time
+        // out; and frozen brokers leave gaps (gotcha 2). Without it a retried request may be in the log twice: the fold drops
+        // repeats, and a client keeps fewer sends unconfirmed than its window is wide.
         .set("enable.idempotence", options.idempotent.to_string())
+        .set("max.in.flight.requests.per.connection", "5")
         .set("message.timeout.ms", options.produce_timeout_ms.to_string())
         .set("linger.ms", options.linger_ms.to_string())
         .set("retry.backoff.ms", "50")

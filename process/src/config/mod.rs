@@ -152,7 +152,7 @@ pub struct Log {
     pub client_id: String,
     /// Kafka: the producer waits this long for more records before it sends a batch, 0 or 1 are sensible.
     pub linger_ms: u64,
-    /// Kafka: the producer numbers its records, so that the broker drops its own retries' repeats.
+    /// Kafka: the producer numbers its records, so that the broker drops its own retries' repeats. Off: we drop them.
     pub idempotence: bool,
     /// Messages and desk records are kept this long; 0: for ever. Longer than any outage of the store to be survived.
     pub retention_ms: u64,
@@ -393,7 +393,7 @@ impl Default for Log {
             brokers: vec!["127.0.0.1:9092".into()],
             client_id: "switchboard".into(),
             linger_ms: 0,
-            idempotence: true,
+            idempotence: false,
             retention_ms: 7 * 24 * 3_600 * 1_000,
             kafka: KafkaSecurity::default(),
             properties: BTreeMap::new(),

@@ -79,8 +79,8 @@ const ALONE: &[(&str, &[&str], &str)] = &[
     ),
     (
         "axum",
-        &["ingress", "process", "switchboard"],
-        "only the edges speak HTTP",
+        &["ingress", "process", "switchboard", "load"],
+        "only the edges speak HTTP (and the relay they are measured against)",
     ),
     (
         "metrics-exporter-prometheus",
