@@ -3,15 +3,16 @@
 
 use std::fs::File;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::Failed;
 
-/// A process may take this long until `/readyz` says yes.
-const READY: Duration = Duration::from_secs(60);
+/// A process may take this long until `/readyz` says yes; long, for machines that do much else.
+const READY: Duration = Duration::from_secs(150);
 
 /// The secret of the tests' tenant.
 pub const SECRET: &str = "switchboard-dev";
@@ -32,9 +33,13 @@ pub fn free_port() -> Result<u16, Failed> {
 pub struct Proc {
     pub name: String,
     args: Vec<String>,
+    /// Beside the house's own; given at the next start.
+    pub env: Vec<(String, String)>,
     pub ops_port: u16,
     /// Of a process with the ingress role.
     pub ws_port: Option<u16>,
+    /// What clients dial, where something stands before the process.
+    pub front_port: Option<u16>,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -43,6 +48,8 @@ pub struct House {
     bin: PathBuf,
     pub dir: PathBuf,
     pub procs: Vec<Proc>,
+    /// Where ports come from; `None`: anywhere.
+    ports: Option<Range<u16>>,
 }
 
 impl House {
@@ -51,12 +58,28 @@ impl House {
             bin: bin.to_owned(),
             dir: dir.to_owned(),
             procs: Vec::new(),
+            ports: None,
+        }
+    }
+
+    /// Takes its ports from these only, each once.
+    pub fn on_ports(mut self, ports: Range<u16>) -> Self {
+        self.ports = Some(ports);
+        self
+    }
+
+    pub fn port(&mut self) -> Result<u16, Failed> {
+        match &mut self.ports {
+            Some(ports) => ports
+                .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+                .ok_or_else(|| Failed("no free port left in the house's range".into())),
+            None => free_port(),
         }
     }
 
     /// One process with everything in it, on the embedded log and store.
     pub fn dev(&mut self) -> Result<usize, Failed> {
-        let (ws, ops) = (free_port()?, free_port()?);
+        let (ws, ops) = (self.port()?, self.port()?);
         let data = self.dir.join("data").display().to_string();
         let args = [
             "dev",
@@ -72,7 +95,18 @@ impl House {
 
     /// A process with some roles, configured by the house's file.
     pub fn serve(&mut self, name: &str, roles: &str, config: &Path) -> Result<usize, Failed> {
-        let ops = free_port()?;
+        self.serve_with(name, roles, config, &[])
+    }
+
+    /// The same, with keys of its own, which win over the house's.
+    pub fn serve_with(
+        &mut self,
+        name: &str,
+        roles: &str,
+        config: &Path,
+        own: &[(&str, String)],
+    ) -> Result<usize, Failed> {
+        let ops = self.port()?;
         let mut args: Vec<String> = vec!["serve".into(), "--roles".into(), roles.into()];
         args.extend(["--config".into(), config.display().to_string()]);
         let mut set = |key: &str, value: String| args.extend(["--set".into(), format!("{key}={value}")]);
@@ -80,19 +114,22 @@ impl House {
         set("node.name", name.into());
         let mut ws = None;
         if roles.contains("ingress") {
-            let port = free_port()?;
+            let port = self.port()?;
             ws = Some(port);
             set("listen.ws_http", format!("127.0.0.1:{port}"));
         }
-        if roles.contains("delivery") {
-            set("link.listen", format!("127.0.0.1:{}", free_port()?));
+        if roles.contains("delivery") && !own.iter().any(|(key, _)| *key == "link.listen") {
+            set("link.listen", format!("127.0.0.1:{}", self.port()?));
+        }
+        for (key, value) in own {
+            set(key, value.clone());
         }
         self.add(name, args, ops, ws)
     }
 
     /// Makes the keyspace and its tables: `dev` does that at its start, on a lane that nobody else uses.
     pub async fn make_tables(&mut self, kafka: &str, cql: &str, keyspace: &str) -> Result<(), Failed> {
-        let (ws, ops) = (free_port()?, free_port()?);
+        let (ws, ops) = (self.port()?, self.port()?);
         let mut args: Vec<String> = vec!["dev".into()];
         let mut give = |name: &str, value: String| args.extend([name.into(), value]);
         give("--listen", format!("127.0.0.1:{ws}"));
@@ -113,8 +150,10 @@ impl House {
         self.procs.push(Proc {
             name: name.into(),
             args,
+            env: Vec::new(),
             ops_port,
             ws_port,
+            front_port: None,
             log: self.dir.join(format!("{name}.log")),
             child: None,
         });
@@ -131,6 +170,7 @@ impl House {
         let errors = log.try_clone().map_err(|e| Failed::because("a log file", e))?;
         let child = Command::new(&self.bin)
             .args(&proc.args)
+            .envs(proc.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
@@ -203,7 +243,7 @@ impl House {
     }
 
     pub fn urls(&self) -> Vec<String> {
-        let ports = self.procs.iter().filter_map(|p| p.ws_port);
+        let ports = self.procs.iter().filter_map(|p| p.front_port.or(p.ws_port));
         ports.map(|port| format!("ws://127.0.0.1:{port}")).collect()
     }
 
@@ -223,6 +263,24 @@ impl House {
             return Ok(());
         };
         signal(child.id(), name)
+    }
+
+    pub fn index(&self, name: &str) -> Result<usize, Failed> {
+        let found = self.procs.iter().position(|p| p.name == name);
+        found.ok_or_else(|| Failed(format!("no process {name}")))
+    }
+
+    /// Of a process that was started and not killed; it may have ended by itself.
+    pub fn pid(&self, index: usize) -> Option<u32> {
+        self.procs[index].child.as_ref().map(Child::id)
+    }
+
+    /// How it ended, if it did; the house then forgets it.
+    pub fn ended(&mut self, index: usize) -> Option<ExitStatus> {
+        let proc = &mut self.procs[index];
+        let status = proc.child.as_mut()?.try_wait().ok()??;
+        proc.child = None;
+        Some(status)
     }
 
     /// The last lines of every process, for whoever reads a failure.
@@ -252,8 +310,13 @@ impl Proc {
             .is_none_or(|port| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok())
     }
 
+    /// All it has logged so far, over all its starts.
+    pub fn logged(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
     fn last_lines(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.logged();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(12)..].join("\n")
     }

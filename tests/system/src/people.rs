@@ -10,6 +10,7 @@ use client::history::{Recorder, Who};
 use client::pages::Pages;
 use client::{Client, Handle, Incoming, Options};
 use rand::Rng;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use wire::frames::{AgentState, ConversationState};
@@ -19,6 +20,15 @@ use crate::house::House;
 
 /// Somebody with so many messages unanswered waits.
 const PENDING_MAX: usize = 20;
+
+/// What people do beside talking, in so many of a thousand steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Habits {
+    /// Drop the connection without a word and come back.
+    pub cuts: u32,
+    /// An agent closes the conversation it would have spoken in; the customer's next message begins a session anew.
+    pub closes: u32,
+}
 
 /// What all of a test's people share.
 #[derive(Default)]
@@ -44,6 +54,7 @@ pub struct Person {
     pub urls: Vec<String>,
     /// Between two messages, about.
     pub pause: Duration,
+    pub habits: Habits,
 }
 
 pub struct People {
@@ -55,7 +66,13 @@ pub struct People {
 
 impl People {
     /// `customers` with one device each (the first has a second), and `agents`.
-    pub fn arrive(house: &House, recorder: Arc<Recorder>, customers: usize, agents: usize) -> Result<Self, Failed> {
+    pub fn arrive(
+        house: &House,
+        recorder: Arc<Recorder>,
+        customers: usize,
+        agents: usize,
+        habits: Habits,
+    ) -> Result<Self, Failed> {
         let mut persons = Vec::new();
         let person = |user: String, role: &str, device: &'static str| -> Result<Person, Failed> {
             Ok(Person {
@@ -68,6 +85,7 @@ impl People {
                 device,
                 urls: house.urls(),
                 pause: Duration::from_millis(150),
+                habits,
             })
         };
         for i in 0..agents {
@@ -131,6 +149,10 @@ async fn live(person: Person, mood: Arc<Mood>, recorder: Arc<Recorder>) {
     day.run(incoming).await;
 }
 
+fn in_a_thousand(so_many: u32) -> bool {
+    rand::rng().random_range(0..1_000) < so_many
+}
+
 struct Day {
     person: Person,
     mood: Arc<Mood>,
@@ -161,11 +183,12 @@ impl Day {
                 }
             }
             let cuts = self.mood.cuts.load(Ordering::SeqCst);
-            if cuts != self.cuts {
+            let talking = self.mood.talking.load(Ordering::SeqCst);
+            if cuts != self.cuts || (talking && in_a_thousand(self.person.habits.cuts)) {
                 self.cuts = cuts;
                 // Its end is told by the client.
                 let _ = self.handle.cut().await;
-            } else if self.pending.len() < PENDING_MAX && self.mood.talking.load(Ordering::SeqCst) {
+            } else if self.pending.len() < PENDING_MAX && talking {
                 // Also without a connection: the outbox keeps it.
                 self.say().await;
             }
@@ -187,6 +210,12 @@ impl Day {
             None
         };
         self.said += 1;
+        if self.agent && in_a_thousand(self.person.habits.closes) {
+            // Whether it is done is seen by the conversation's next frame.
+            let nothing = RawValue::from_string("{}".into()).unwrap_or_else(|_| RawValue::NULL.to_owned());
+            let _ = self.handle.act(to.as_deref(), "close", nothing).await;
+            return;
+        }
         let text = format!(
             "{} {} says {}: 你好 שלום \u{1f44b}",
             self.person.who.user, self.person.device, self.said

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use client::history::{Recorder, Who};
 use client::pages::Pages;
 use serde_json::json;
-use sim::checker::history::read_lines;
-use sim::checker::{Shown, VoidLimits, check};
+use sim::checker::history::{Entry, read_lines};
+use sim::checker::{Report, Shown, VoidLimits, check};
 
 use crate::Failed;
 use crate::house::House;
-use crate::people::People;
+use crate::people::{Habits, People};
 
 /// After heal every pending send must end within this (L1 says 10 s; a loaded test machine gets more).
 const SENDS_END: Duration = Duration::from_secs(40);
@@ -33,11 +33,25 @@ pub struct Run {
     faults: usize,
 }
 
+/// What a run left, and what the checker says of it.
+pub struct Finished {
+    pub house: House,
+    pub entries: Vec<Entry>,
+    pub report: Report,
+    pub history: PathBuf,
+    pub sent: usize,
+    pub heard: usize,
+}
+
 impl Run {
     pub fn begin(house: House, customers: usize, agents: usize) -> Result<Self, Failed> {
+        Self::begin_with(house, customers, agents, Habits::default())
+    }
+
+    pub fn begin_with(house: House, customers: usize, agents: usize, habits: Habits) -> Result<Self, Failed> {
         let history = house.dir.join("history.jsonl");
         let recorder = Recorder::append("people", &history).map_err(|e| Failed::because("the history", e))?;
-        let people = People::arrive(&house, Arc::clone(&recorder), customers, agents)?;
+        let people = People::arrive(&house, Arc::clone(&recorder), customers, agents, habits)?;
         Ok(Run {
             house,
             people,
@@ -49,6 +63,11 @@ impl Run {
 
     pub async fn talk(&self, seconds: u64) {
         tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    /// Writes the run's history; for what hurts the house from outside.
+    pub fn recorder(&self) -> Arc<Recorder> {
+        Arc::clone(&self.recorder)
     }
 
     // ---- faults ----
@@ -117,8 +136,24 @@ impl Run {
         what(&self.people)
     }
 
-    /// Quiesce, reconnect, read everything, decide. `sends_min`: fewer sends during faults make the run void.
+    /// [`Run::finish`], and an error unless everything held. `sends_min`: fewer sends during faults make the run void.
     pub async fn decide(self, sends_min: usize) -> Result<(), Failed> {
+        let faults = self.faults;
+        let done = self.finish(sends_min).await?;
+        println!("    {} sent, {} heard, {faults} faults", done.sent, done.heard);
+        if done.report.is_green() {
+            return Ok(());
+        }
+        Err(Failed(format!(
+            "{}decide it again: cargo run -p sim -- check {}\n{}",
+            Shown(&done.report, &done.entries),
+            done.history.display(),
+            done.house.last_words()
+        )))
+    }
+
+    /// Quiesce, reconnect, read everything, check.
+    pub async fn finish(self, sends_min: usize) -> Result<Finished, Failed> {
         let mood = Arc::clone(&self.people.mood);
         self.phase("healed");
         mood.talking.store(false, Ordering::SeqCst);
@@ -135,25 +170,23 @@ impl Run {
         self.phase("reconnected");
         let read = self.final_read().await;
         let (sent, heard) = (mood.sent.load(Ordering::SeqCst), mood.heard.load(Ordering::SeqCst));
-        let (faults, house, history) = (self.faults, self.house, self.history);
+        let (house, history) = (self.house, self.history);
         self.people.leave().await;
         read.map_err(|e| Failed(format!("{e}\n{}", house.last_words())))?;
-        println!("    {sent} sent, {heard} heard, {faults} faults");
         let text = std::fs::read_to_string(&history).map_err(|e| Failed::because("the history", e))?;
         let entries = read_lines(&text).map_err(|e| Failed::because("the history", e))?;
         let limits = VoidLimits {
             sends_during_faults_min: sends_min,
         };
         let report = check(&entries, limits);
-        if report.is_green() {
-            return Ok(());
-        }
-        Err(Failed(format!(
-            "{}decide it again: cargo run -p sim -- check {}\n{}",
-            Shown(&report, &entries),
-            history.display(),
-            house.last_words()
-        )))
+        Ok(Finished {
+            house,
+            entries,
+            report,
+            history,
+            sent,
+            heard,
+        })
     }
 
     /// Waits until nothing new was heard for a while.

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use system::Failed;
-use system::house::{House, SECRET};
+use system::config::{self, Setting};
+use system::house::House;
 use system::run::Run;
 
 struct Test {
@@ -152,40 +153,18 @@ async fn one_process_killed(bin: &Path, dir: &Path) -> Result<(), Failed> {
 async fn several(bin: &Path, dir: &Path) -> Result<House, Failed> {
     let env = |name: &str| std::env::var(name).map_err(|e| Failed::because(name, e));
     let (kafka, cql) = (env("SWITCHBOARD_TEST_KAFKA")?, env("SWITCHBOARD_TEST_CQL")?);
-    // Never used before on these servers.
-    let unique = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis());
-    let config = format!(
-        r#"lane = "t{unique}"
-dev = true
-partitions = 4
-replication = 1
-
-[listen]
-ws_http = "127.0.0.1:0"
-tcp = ""
-
-[log]
-kind = "kafka"
-brokers = ["{kafka}"]
-
-[store]
-kind = "cql"
-nodes = ["{cql}"]
-keyspace = "t{unique}"
-replication = 1
-
-[tenants.demo]
-[[tenants.demo.keys]]
-kid = "dev"
-alg = "HS256"
-secret = "{SECRET}"
-"#
-    );
-    let file = dir.join("switchboard.toml");
-    std::fs::write(&file, config).map_err(|e| Failed::because("the configuration", e))?;
+    let name = config::unique_name();
+    let setting = Setting {
+        name: &name,
+        kafka: &kafka,
+        cql: &cql,
+        replication: 1,
+        more: "",
+    };
+    let file = config::write(dir, &setting)?;
     let mut house = House::new(bin, dir);
     let path = file.display().to_string();
-    house.make_tables(&kafka, &cql, &format!("t{unique}")).await?;
+    house.make_tables(&kafka, &cql, &name).await?;
     house.once(&["topics", "create", "--config", &path])?;
     for (name, roles) in [
         ("persistence-0", "persistence"),
@@ -202,11 +181,6 @@ secret = "{SECRET}"
     Ok(house)
 }
 
-fn index(run: &Run, name: &str) -> Result<usize, Failed> {
-    let found = run.house.procs.iter().position(|p| p.name == name);
-    found.ok_or_else(|| Failed(format!("no process {name}")))
-}
-
 async fn each_kind_killed(bin: &Path, dir: &Path) -> Result<(), Failed> {
     let mut run = Run::begin(several(bin, dir).await?, 6, 3)?;
     run.talk(5).await;
@@ -219,7 +193,7 @@ async fn each_kind_killed(bin: &Path, dir: &Path) -> Result<(), Failed> {
         "node-1",
         "persistence-1",
     ] {
-        let index = index(&run, name)?;
+        let index = run.house.index(name)?;
         run.kill(index, Duration::from_secs(2)).await?;
         run.talk(8).await;
     }
@@ -230,7 +204,7 @@ async fn zombie_worker(bin: &Path, dir: &Path) -> Result<(), Failed> {
     let mut run = Run::begin(several(bin, dir).await?, 6, 3)?;
     run.talk(5).await;
     for name in ["worker-0", "worker-1"] {
-        let index = index(&run, name)?;
+        let index = run.house.index(name)?;
         run.pause(index, Duration::from_secs(15)).await?;
         run.talk(10).await;
     }
@@ -241,7 +215,7 @@ async fn sleeping_node(bin: &Path, dir: &Path) -> Result<(), Failed> {
     let mut run = Run::begin(several(bin, dir).await?, 6, 3)?;
     run.talk(5).await;
     for name in ["node-0", "desk-0", "persistence-0"] {
-        let index = index(&run, name)?;
+        let index = run.house.index(name)?;
         run.pause(index, Duration::from_secs(9)).await?;
         run.talk(6).await;
     }

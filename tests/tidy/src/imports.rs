@@ -61,7 +61,7 @@ const OURS: &[(&str, &[&str])] = &[
         &["wire", "conversation", "ingress-core", "delivery-core", "desk-core"],
     ),
     ("system", &["client", "wire", "load", "sim", "switchboard"]),
-    ("chaos", &["client", "wire", "load", "sim", "switchboard"]),
+    ("chaos", &["client", "wire", "load", "sim", "system", "switchboard"]),
     ("tidy", &[]),
 ];
 
@@ -69,7 +69,8 @@ const OURS: &[(&str, &[&str])] = &[
 const ALONE: &[(&str, &[&str], &str)] = &[
     (
         "rdkafka",
-        &["ordered-log"],
+        // The chaos deletes topics and groups, which nobody else may.
+        &["ordered-log", "chaos"],
         "only log/ speaks to Kafka; use the trait `ordered_log::Log`",
     ),
     (

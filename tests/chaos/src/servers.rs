@@ -1,0 +1,175 @@
+//! The brokers and the CQL server of a run: started by deploy/'s scripts, killed, frozen and started again by their pids, and never left
+//! behind.
+
+use std::path::{Path, PathBuf};
+
+use system::Failed;
+use system::house::signal;
+
+use crate::tools;
+
+pub const BROKERS: u16 = 3;
+/// A broker's records fit well; a disk fault fills what is left.
+const DISK: &str = "size=256m";
+
+async fn script(path: PathBuf, args: Vec<String>, env: Vec<(&'static str, String)>) -> Result<(), Failed> {
+    let name = path.display().to_string();
+    let out = tokio::process::Command::new(&path)
+        .args(args)
+        .envs(env)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .await
+        .map_err(|e| Failed::because(&name, e))?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&out.stderr);
+    Err(Failed(format!("{name}: {}: {said}", out.status)))
+}
+
+/// The pid in a file, if that process still is the one whose command line names `mark`.
+fn pid_of(file: &Path, mark: &str) -> Option<u32> {
+    let pid: u32 = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    String::from_utf8_lossy(&line).contains(mark).then_some(pid)
+}
+
+/// Three brokers on `port` …, each with one listener per client process, advertised as a proxy's address.
+pub struct Brokers {
+    deploy: PathBuf,
+    dir: PathBuf,
+    pub port: u16,
+    clients: u16,
+    first_proxy: u16,
+    /// Each broker's records are on a small disk of its own.
+    pub small_disks: bool,
+}
+
+impl Brokers {
+    pub fn new(deploy: &Path, dir: &Path, port: u16, clients: u16, first_proxy: u16) -> Self {
+        let mut brokers = Brokers {
+            deploy: deploy.to_owned(),
+            dir: dir.to_owned(),
+            port,
+            clients,
+            first_proxy,
+            small_disks: true,
+        };
+        for id in 1..=BROKERS {
+            let disk = brokers.disk(id);
+            let mounted = std::fs::create_dir_all(&disk).is_ok()
+                && tools::run(
+                    "mount",
+                    &["-t", "tmpfs", "-o", DISK, "tmpfs", &disk.display().to_string()],
+                )
+                .is_ok();
+            brokers.small_disks &= mounted;
+        }
+        brokers
+    }
+
+    pub fn disk(&self, id: u16) -> PathBuf {
+        self.dir.join(format!("disk-{id}"))
+    }
+
+    /// Where a broker listens for one client (0 …); before it stands that client's proxy.
+    pub fn client_port(&self, client: u16, id: u16) -> u16 {
+        self.port + 20 + client * BROKERS + id - 1
+    }
+
+    pub fn proxy_port(&self, client: u16, id: u16) -> u16 {
+        self.first_proxy + client * BROKERS + id - 1
+    }
+
+    /// Where nothing stands between: for the tests' own doings.
+    pub fn direct(&self) -> String {
+        let each = (0..BROKERS).map(|i| format!("127.0.0.1:{}", self.port + i));
+        each.collect::<Vec<_>>().join(",")
+    }
+
+    /// Starts these (again); returns when they answer.
+    pub async fn start(&self, ids: &[u16]) -> Result<(), Failed> {
+        let mut args: Vec<String> = vec!["--brokers".into(), BROKERS.to_string(), "--proxied".into()];
+        args.extend([self.clients.to_string(), self.first_proxy.to_string()]);
+        args.extend([self.dir.display().to_string(), self.port.to_string()]);
+        args.extend(ids.iter().map(u16::to_string));
+        let data = self.dir.join("disk-%d").join("data").display().to_string();
+        let env = vec![("HEAP", "320m".into()), ("FLUSH", "1".into()), ("DATA", data)];
+        script(self.deploy.join("kafka-start"), args, env).await
+    }
+
+    pub fn pid(&self, id: u16) -> Option<u32> {
+        let home = self.dir.join(format!("broker-{id}"));
+        pid_of(&home.join("pid"), &home.join("server.properties").display().to_string())
+    }
+
+    /// Whether there was one to send it to.
+    pub fn signal(&self, id: u16, name: &str) -> bool {
+        self.pid(id).is_some_and(|pid| signal(pid, name).is_ok())
+    }
+
+    /// SIGKILL, and gone when this returns.
+    pub async fn kill(&self, id: u16) -> bool {
+        let killed = self.signal(id, "KILL");
+        while self.pid(id).is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        killed
+    }
+}
+
+impl Drop for Brokers {
+    fn drop(&mut self) {
+        for id in 1..=BROKERS {
+            self.signal(id, "KILL");
+        }
+        for id in 1..=BROKERS {
+            let disk = self.disk(id).display().to_string();
+            // Lazily: a broker just killed may still hold it.
+            let _ = tools::run("umount", &["-l", &disk]);
+        }
+    }
+}
+
+/// One CQL server.
+pub struct Store {
+    deploy: PathBuf,
+    dir: PathBuf,
+    pub port: u16,
+}
+
+impl Store {
+    pub fn new(deploy: &Path, dir: &Path, port: u16) -> Self {
+        Store {
+            deploy: deploy.to_owned(),
+            dir: dir.to_owned(),
+            port,
+        }
+    }
+
+    pub fn direct(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub async fn start(&self) -> Result<(), Failed> {
+        let args = vec![self.dir.display().to_string(), self.port.to_string()];
+        let env = vec![("CASSANDRA_HEAP", "512m".into()), ("CASSANDRA_START_S", "240".into())];
+        script(self.deploy.join("cassandra-start"), args, env).await
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        let yaml = self.dir.join("cassandra.yaml").display().to_string();
+        pid_of(&self.dir.join("pid"), &yaml)
+    }
+
+    pub fn signal(&self, name: &str) -> bool {
+        self.pid().is_some_and(|pid| signal(pid, name).is_ok())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.signal("KILL");
+    }
+}
