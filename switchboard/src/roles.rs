@@ -18,6 +18,8 @@ use crate::{Failed, control, open, topics};
 
 /// A CQL batch holds one conversation's rows, so fuller ones pay: under load rows wait this long for company.
 const CQL_GATHER_MS_MAX: u64 = 200;
+/// And a state row costs the servers as much as an event: of a conversation that goes on, one in this time is enough.
+const CQL_COMMIT_INTERVAL_MS: u64 = 2_000;
 
 /// What `dev` adds to a configured process.
 #[derive(Default)]
@@ -208,6 +210,7 @@ fn start_persistence(process: &Process) {
     options.messages_topic_id.clone_from(&process.messages_topic_id);
     if process.config.store.kind == StoreKind::Cql {
         options.gather_ms_max = CQL_GATHER_MS_MAX;
+        options.commit_interval_ms = CQL_COMMIT_INTERVAL_MS;
     }
     let service = persistence::Service::new(options, Arc::clone(&process.log), Arc::clone(&process.store));
     let drain = process.drain.clone();

@@ -53,6 +53,11 @@ impl LaneTopics {
         self.name("persistence")
     }
 
+    /// Whether a group's members may wait until there is something worth reading: nobody waits for them.
+    pub fn may_gather(group: &str) -> bool {
+        group.ends_with(".persistence")
+    }
+
     /// Consumer group of the desks.
     pub fn desk_group(&self) -> String {
         self.name("desk")

@@ -2,6 +2,7 @@
 
 use rdkafka::ClientConfig;
 use wire::limits::{PRODUCE_IN_FLIGHT_BYTES_MAX, PRODUCE_IN_FLIGHT_MAX};
+use wire::topics::LaneTopics;
 
 use super::KafkaOptions;
 
@@ -71,7 +72,9 @@ fn fetching(options: &KafkaOptions, group: &str) -> ClientConfig {
         // Never silently the newest, nor the oldest (gotcha 10).
         .set("auto.offset.reset", "error")
         .set("fetch.min.bytes", "1")
-        .set("fetch.wait.max.ms", "10")
+        // How long the broker holds an answer back while there is nothing: what an idle consumer costs it, and what a partition
+        // that was just assigned or resumed may wait.
+        .set("fetch.wait.max.ms", "50")
         .set("fetch.error.backoff.ms", "50")
         // What librdkafka holds unread, per client.
         .set("queued.min.messages", "10000")
@@ -89,6 +92,10 @@ pub(super) fn member(options: &KafkaOptions, group: &str) -> ClientConfig {
         .set("session.timeout.ms", options.session_timeout_ms.to_string())
         .set("heartbeat.interval.ms", (options.session_timeout_ms / 4).to_string())
         .set("max.poll.interval.ms", options.poll_interval_max_ms.to_string());
+    if LaneTopics::may_gather(group) {
+        // At a few hundred records a second, an answer for each would cost the broker as much as taking them in.
+        config.set("fetch.min.bytes", "32768").set("fetch.wait.max.ms", "100");
+    }
     put_extra(config, options)
 }
 
