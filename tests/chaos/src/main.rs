@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chaos::faults::FAULTS;
+use chaos::faults::{FAULTS, Fault};
 use chaos::lab::{Lab, Plan};
 use chaos::proxy::{Proxies, Proxy, serve};
 use chaos::report::{Chapter, panics};
@@ -35,6 +35,9 @@ struct Run {
     /// Only these faults, by name or row of the table, separated by commas
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// This one alone in the first round
+    #[arg(long)]
+    first: Option<String>,
     /// Whether producers number their records (default: odd seeds on, even seeds off)
     #[arg(long, value_enum)]
     idempotence: Option<Switch>,
@@ -190,6 +193,9 @@ impl Dir {
 
 async fn run(args: Run) -> Result<bool, Failed> {
     let seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    if let Some(name) = args.first.as_ref().filter(|name| Fault::named(name).is_none()) {
+        return Err(Failed(format!("no fault is called {name}: see --list")));
+    }
     let idempotence = args.idempotence.map_or(!seed.is_multiple_of(2), |s| s == Switch::On);
     let switch = if idempotence { "on" } else { "off" };
     let only = if args.only.is_empty() {
@@ -208,7 +214,7 @@ async fn run(args: Run) -> Result<bool, Failed> {
     let told = async {
         let mut lab = Lab::build(&plan(&args.place, dir.path(), seed, idempotence, habits)?).await?;
         let lasts = Duration::from_secs_f64(args.minutes * 60.0);
-        let story: Story = rage(&mut lab, seed, lasts, &args.only).await?;
+        let story: Story = rage(&mut lab, seed, lasts, args.first.as_deref(), &args.only).await?;
         println!("everything is healed; what is under way ends, everybody comes again, all history is read");
         let ended = lab.finish(args.sends_min).await?;
         let panics = panics(&ended.finished);

@@ -154,7 +154,11 @@ impl Store {
 
     pub async fn start(&self) -> Result<(), Failed> {
         let args = vec![self.dir.display().to_string(), self.port.to_string()];
-        let env = vec![("CASSANDRA_HEAP", "512m".into()), ("CASSANDRA_START_S", "240".into())];
+        let env = vec![
+            ("CASSANDRA_HEAP", "512m".into()),
+            ("CASSANDRA_START_S", "240".into()),
+            ("CASSANDRA_STORAGE", (self.port + 1).to_string()),
+        ];
         script(self.deploy.join("cassandra-start"), args, env).await
     }
 

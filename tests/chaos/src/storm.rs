@@ -134,8 +134,14 @@ pub fn offered(tools: &Tools, only: &[String]) -> (Vec<&'static Fault>, Vec<(&'s
     (can, cannot)
 }
 
-/// Rounds until the time is over.
-pub async fn rage(lab: &mut Lab, seed: u64, lasts: Duration, only: &[String]) -> Result<Story, Failed> {
+/// Rounds until the time is over; in the first one `first` alone, if it is named.
+pub async fn rage(
+    lab: &mut Lab,
+    seed: u64,
+    lasts: Duration,
+    first: Option<&str>,
+    only: &[String],
+) -> Result<Story, Failed> {
     let (offered, not_offered) = offered(&lab.tools, only);
     if offered.is_empty() {
         return Err(Failed(format!(
@@ -151,7 +157,10 @@ pub async fn rage(lab: &mut Lab, seed: u64, lasts: Duration, only: &[String]) ->
     // A first word from everybody.
     tokio::time::sleep(CALM).await;
     while began.elapsed() < lasts {
-        let round = draw(&mut rng, &offered);
+        let round = match first.and_then(Fault::named).filter(|_| story.rounds == 0) {
+            Some(first) => draw(&mut rng, &[first]),
+            None => draw(&mut rng, &offered),
+        };
         story.rounds += 1;
         println!("round {} at {:.0?}", story.rounds, began.elapsed());
         live(lab, round, began, &mut story).await?;
