@@ -39,6 +39,7 @@ pub(crate) struct Ports {
     pub arrivals: SelectAll<BoxStream<'static, Arrival>>,
     pub rooms: FuturesUnordered<BoxFuture<'static, Room>>,
     last: u64,
+    beaten_ms: u64,
 }
 
 impl Ports {
@@ -136,7 +137,17 @@ impl Ports {
 
     /// A heartbeat on links that were silent; the links that heard nothing for too long.
     pub fn beat(&mut self, now_ms: u64) -> Vec<LinkId> {
+        let beaten_ms = std::mem::replace(&mut self.beaten_ms, now_ms);
+        let stood_still_ms = if beaten_ms == 0 {
+            0
+        } else {
+            now_ms.saturating_sub(beaten_ms)
+        };
         for port in self.ports.values_mut() {
+            if stood_still_ms > limits::LINK_HEARTBEAT_MS {
+                // We were the ones who stood still: what was said meanwhile waits unread, and nobody is to blame.
+                port.heard_ms += stood_still_ms;
+            }
             if now_ms >= port.sent_ms + limits::LINK_HEARTBEAT_MS && !port.blocked {
                 let heartbeat = FromWorker {
                     item: Some(Item::Heartbeat(Heartbeat {})),

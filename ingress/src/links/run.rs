@@ -139,8 +139,12 @@ async fn attached(
         return "closed";
     }
     node.links.came_up(node, worker);
+    // A worker of this process shares our fate: its channel closes when it ends, and while all of us stand still it cannot be heard.
+    let silence = match incoming {
+        Incoming::Local(_) => Duration::MAX,
+        _ => Duration::from_millis(limits::LINK_TIMEOUT_MS),
+    };
     let receive = async {
-        let silence = Duration::from_millis(limits::LINK_TIMEOUT_MS);
         loop {
             match tokio::time::timeout(silence, incoming.next()).await {
                 Ok(Some(message)) => incoming::apply(node, queue, message),
@@ -152,11 +156,11 @@ async fn attached(
     // Neither side's progress is lost when the other ends: the link is over then, and registering again repairs it.
     tokio::select! {
         reason = receive => reason,
-        reason = send(node, queue, sender) => reason,
+        reason = send(node, queue, sender, silence) => reason,
     }
 }
 
-async fn send(node: &Node, queue: &LinkQueue, sender: mpsc::Sender<ToWorker>) -> &'static str {
+async fn send(node: &Node, queue: &LinkQueue, sender: mpsc::Sender<ToWorker>, in_time: Duration) -> &'static str {
     loop {
         let batch = match queue.next().await {
             Next::Register(names) => {
@@ -168,7 +172,6 @@ async fn send(node: &Node, queue: &LinkQueue, sender: mpsc::Sender<ToWorker>) ->
             Next::Overflowed => return "error",
             Next::Closed => return "closed",
         };
-        let in_time = Duration::from_millis(limits::LINK_TIMEOUT_MS);
         match tokio::time::timeout(in_time, sender.send(batch)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return "closed",

@@ -172,8 +172,11 @@ impl Member {
     fn fetched(&self, asked: &Fetch, fetched: Result<Vec<LogRecord>, LogError>) -> Option<ConsumerEvent> {
         let Fetch { part, from, end } = asked;
         let mut state = self.state.lock();
-        let same = |r: &&mut Reading| Arc::ptr_eq(&r.part, part) && r.next == Some(*from);
-        let reading = state.reading.iter_mut().find(same)?;
+        let same = |r: &Reading| Arc::ptr_eq(&r.part, part) && r.next == Some(*from);
+        let at = state.reading.iter().position(same)?;
+        // One that is far behind reads a portion in its turn, like everybody.
+        state.turn = (at + 1) % state.reading.len();
+        let reading = &mut state.reading[at];
         match fetched {
             Ok(records) => {
                 if records.is_empty() {

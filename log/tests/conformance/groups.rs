@@ -15,6 +15,7 @@ behaviours![
     what_is_appended_around_a_start_comes_without_a_hole,
     two_members_share_all_partitions_and_none_is_owned_twice,
     groups_do_not_share,
+    a_partition_far_behind_holds_nobody_up,
     what_is_handed_over_goes_on_at_the_commit,
     committed_offsets_can_be_asked_by_anybody,
     a_commit_by_somebody_who_does_not_own_it_is_fenced,
@@ -155,6 +156,23 @@ async fn two_members_share_all_partitions_and_none_is_owned_twice(world: &World)
     one.consumer.control.close().await;
     two.until_owns(6).await;
     two.consumer.control.close().await;
+}
+
+/// One partition with a long backlog, read from the disk, must not keep the others waiting until it has caught up.
+async fn a_partition_far_behind_holds_nobody_up(world: &World) {
+    let topic = topic(world, 2).await;
+    let (behind, fresh) = (at(&topic, 0), at(&topic, 1));
+    let backlog = 48;
+    fill(&world.log, &behind, std::iter::repeat_n("x".repeat(65_536), backlog)).await;
+    fill(&world.log, &fresh, numbered(0..1)).await;
+    let mut member = TestMember::join(&world.log, &unique("fair"), &[topic]).await;
+    member.until_owns(2).await;
+    member.start(&behind).await;
+    member.start(&fresh).await;
+    member.until_got(&fresh, 1).await;
+    let read = member.got.get(&behind).map_or(0, Vec::len);
+    assert!(read < backlog, "the other's {read} records came first");
+    member.until_got(&behind, backlog).await;
 }
 
 async fn groups_do_not_share(world: &World) {
