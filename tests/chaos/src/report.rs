@@ -28,7 +28,7 @@ pub struct Chapter<'a> {
 
 impl Chapter<'_> {
     pub fn is_green(&self) -> bool {
-        self.finished.report.is_green() && self.panics.is_empty()
+        self.finished.report.is_green() && self.panics.is_empty() && self.story.failures.is_empty()
     }
 
     pub fn text(&self) -> String {
@@ -99,6 +99,9 @@ impl Chapter<'_> {
                 "by itself  {} ended ({}), and was started again as a supervisor would",
                 surprise.process, surprise.how
             )?;
+        }
+        for failure in &self.story.failures {
+            writeln!(out, "FAILED     {failure}")?;
         }
         for panic in self.panics {
             writeln!(out, "PANIC      {panic}")?;

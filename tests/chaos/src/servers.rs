@@ -95,7 +95,12 @@ impl Brokers {
         args.extend([self.dir.display().to_string(), self.port.to_string()]);
         args.extend(ids.iter().map(u16::to_string));
         let data = self.dir.join("disk-%d").join("data").display().to_string();
-        let env = vec![("HEAP", "320m".into()), ("FLUSH", "1".into()), ("DATA", data)];
+        let env = vec![
+            ("HEAP", "320m".into()),
+            ("FLUSH", "1".into()),
+            ("DATA", data),
+            ("KAFKA_START_S", "240".into()),
+        ];
         script(self.deploy.join("kafka-start"), args, env).await
     }
 

@@ -41,6 +41,8 @@ pub struct Story {
     pub rounds: usize,
     /// The longest time from the end of a round's faults until everything was ready.
     pub mended_worst: Duration,
+    /// What did not mend itself, or did not leave when told to; the storm ends with the first.
+    pub failures: Vec<String>,
     /// Faults that can't be done here, and what they lack.
     pub not_offered: Vec<(&'static str, &'static str)>,
 }
@@ -163,9 +165,18 @@ pub async fn rage(
         };
         story.rounds += 1;
         println!("round {} at {:.0?}", story.rounds, began.elapsed());
-        live(lab, round, began, &mut story).await?;
-        let mended = lab.mended().await?;
-        story.mended_worst = story.mended_worst.max(mended);
+        let mended = match live(lab, round, began, &mut story).await {
+            Ok(()) => lab.mended().await,
+            Err(why) => Err(why),
+        };
+        match mended {
+            Ok(took) => story.mended_worst = story.mended_worst.max(took),
+            // What the people's history says of it is worth more than to leave here.
+            Err(Failed(why)) => {
+                story.failures.push(why);
+                break;
+            }
+        }
         tokio::time::sleep(CALM).await;
     }
     Ok(story)
