@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::history::{Entry, Kind, Op, Phase, Role, Seen};
+use super::Deadlines;
+use super::history::{Entry, Kind, Op, Phase, Role, Seen, Side};
 
 /// (tenant, customer).
 pub type Conversation<'a> = (&'a str, &'a str);
@@ -24,7 +25,18 @@ impl Conn<'_> {
     pub fn open_at(&self, entry: usize) -> bool {
         self.connected.is_some_and(|c| c <= entry) && self.closed.is_none_or(|c| c > entry)
     }
+
+    pub fn side(&self) -> Side {
+        if self.role == Role::Customer {
+            Side::Customer
+        } else {
+            Side::Agent
+        }
+    }
 }
+
+/// What a client did or heard in one conversation: the connection's name, the connection, the conversation.
+pub type About<'a, 'f> = (&'a str, &'f Conn<'a>, Conversation<'a>);
 
 /// A message by (conversation, side, sender, id).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,13 +90,16 @@ pub struct Facts<'a> {
     pub sends: BTreeMap<SendKey<'a>, SendFacts<'a>>,
     /// By conversation, then by reader.
     pub finals: BTreeMap<Conversation<'a>, BTreeMap<&'a str, FinalRead<'a>>>,
+    /// How long things may take after the heal, where the run keeps to that.
+    pub deadlines: Option<Deadlines>,
     phases: BTreeMap<Phase, usize>,
 }
 
 impl<'a> Facts<'a> {
-    pub fn new(entries: &'a [Entry]) -> Self {
+    pub fn new(entries: &'a [Entry], deadlines: Option<Deadlines>) -> Self {
         let mut facts = Facts {
             entries,
+            deadlines,
             conns: BTreeMap::new(),
             sends: BTreeMap::new(),
             finals: BTreeMap::new(),
@@ -198,6 +213,13 @@ impl<'a> Facts<'a> {
 
     pub fn phase(&self, phase: Phase) -> Option<usize> {
         self.phases.get(&phase).copied()
+    }
+
+    /// Of an op that is about a connection and a conversation, on a connection that was opened.
+    pub fn about(&self, op: &'a Op) -> Option<About<'a, '_>> {
+        let (name, conversation) = op.about()?;
+        let conn = self.conns.get(name)?;
+        Some((name, conn, (conn.tenant, conversation)))
     }
 
     /// The connection of an entry and the conversation it names, in the connection's tenant.

@@ -9,6 +9,8 @@
 //! - `hash` is [`body_hash`]: the first 8 bytes, in hex, of SHA-256 over the JSON value of the event's last member exactly as it
 //!   stood on the wire (`{"text":"hello"}`), so for a send: over the body's bytes as sent.
 //!
+//! Every op with its fields, and who writes it when: [`super::op::Op`].
+//!
 //! What a client's recorder writes, in this order for one connection:
 //! 1. `connect` invoke; then `connect` ok (the `connected` frame came) or fail / info.
 //! 2. `begin` info, once per connection and conversation: from which seq on it expects events (see [`Op::Begin`]).
@@ -22,6 +24,8 @@
 //! 7. `page` ok for every history page read by HTTP; those of the final read after quiesce have `last: true`.
 
 use serde::{Deserialize, Serialize};
+
+pub use super::op::Op;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,193 +119,6 @@ pub struct Seen {
 pub struct Generation {
     pub group: u64,
     pub announced: u64,
-}
-
-/// What happened. Fields as named; see the top of the file for who writes what.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case")]
-pub enum Op {
-    /// `conn` names one connection of the whole run. Without `device` the connection is its own device.
-    Connect {
-        conn: String,
-        tenant: String,
-        user: String,
-        role: Role,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        device: Option<String>,
-        /// With ok: the node's name, if known.
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        node: String,
-    },
-    /// The connection has ended; nothing is received on it any more. `code` is the server's, if it gave one.
-    Close {
-        conn: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        code: Option<u16>,
-    },
-    /// From here on `conn` expects the events above `from`: its `since` for the conversation, written with the `connect`
-    /// (`resume: true`); else the `last_seq` of the conversation's first `conversation` frame on this connection. (Where a member
-    /// of staff is pushed events below that, the checker takes the first of them for the beginning.)
-    Begin {
-        conn: String,
-        conversation: String,
-        from: u64,
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        resume: bool,
-    },
-    Send {
-        conn: String,
-        conversation: String,
-        id: String,
-        /// With invoke.
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        hash: String,
-        /// With fail and info: the error code.
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        code: String,
-    },
-    Sent {
-        conn: String,
-        conversation: String,
-        id: String,
-    },
-    Placed {
-        conn: String,
-        conversation: String,
-        id: String,
-        seq: u64,
-    },
-    Recv {
-        conn: String,
-        conversation: String,
-        layer: Layer,
-        #[serde(default)]
-        via: Via,
-        #[serde(flatten)]
-        seen: Seen,
-    },
-    Ack {
-        conn: String,
-        conversation: String,
-        recv: u64,
-        read: u64,
-    },
-    Receipt {
-        conn: String,
-        conversation: String,
-        side: Side,
-        recv: u64,
-        read: u64,
-    },
-    /// `recv` and `read` are one's own side's. `state` and `agent` as in the frame.
-    Conversation {
-        conn: String,
-        conversation: String,
-        last_seq: u64,
-        recv: u64,
-        read: u64,
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        state: String,
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        agent: String,
-    },
-    Reset {
-        conn: String,
-        conversation: String,
-        last_seq: u64,
-    },
-    Rewind {
-        conn: String,
-        conversation: String,
-        last_seq: u64,
-    },
-    /// Some rows of a conversation, rising, read by `user`. `last: true`: part of the final read of everything after quiesce.
-    Page {
-        tenant: String,
-        user: String,
-        role: Role,
-        conversation: String,
-        rows: Vec<Seen>,
-        last_seq: u64,
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        last: bool,
-    },
-    /// The user may see the conversation, and is pushed its events, from `from_seq` to `to_seq` (`None`: still); written when it
-    /// is known. Without any such line the checker derives the agents' spans from the session events of the final pages.
-    Member {
-        tenant: String,
-        conversation: String,
-        user: String,
-        from_seq: u64,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        to_seq: Option<u64>,
-    },
-    /// A worker took a partition.
-    Own {
-        worker: String,
-        partition: u32,
-        generation: Generation,
-    },
-    /// A worker's or persistence's deed at a receiver (a node, a row, a topic partition) for one partition; ok: it had an effect, fail: refused.
-    Out {
-        worker: String,
-        generation: Generation,
-        partition: u32,
-        receiver: String,
-        what: String,
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        conversation: String,
-        #[serde(default)]
-        seq: u64,
-    },
-    /// The log has the record durably. `seq`: the place the fold gives it; `None` for repeats and what takes none.
-    Record {
-        partition: u32,
-        offset: u64,
-        tenant: String,
-        conversation: String,
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        id: String,
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        from_user: String,
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        hash: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        seq: Option<u64>,
-    },
-    /// The row can be read from now on.
-    Row {
-        tenant: String,
-        conversation: String,
-        #[serde(flatten)]
-        seen: Seen,
-    },
-    /// The group's committed offset is `offset` from now on; ok: visible, fail: refused.
-    Commit {
-        group: String,
-        partition: u32,
-        offset: u64,
-        #[serde(default)]
-        generation: Generation,
-    },
-    /// A worker dropped a connection's route because `cause` disconnected.
-    Unroute {
-        worker: String,
-        conn: String,
-        cause: String,
-    },
-    /// All tables, write times included, after the first folding (`replayed: false`) and after a replay from offset 0.
-    Digest { replayed: bool, hash: String },
-    /// `hits`, with `stop`: how often the fault did something (frames dropped, processes killed). 0: it never took effect.
-    Fault {
-        name: String,
-        target: String,
-        state: FaultState,
-        #[serde(default)]
-        hits: u64,
-    },
-    /// A border between the parts of a run; see [`Phase`].
-    Phase { phase: Phase },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,18 +23,14 @@ fn decide(facts: &Facts) -> Verdict {
     // connection, above the `since` it named, and that is where its count begins.
     let mut raw: Last<(&str, Conversation)> = BTreeMap::new();
     for (at, entry) in facts.entries.iter().enumerate() {
+        let Some((name, conn, conversation)) = facts.about(&entry.op) else {
+            continue;
+        };
+        let device = (conn.device, conversation);
         match &entry.op {
-            Op::Begin {
-                conn: name,
-                conversation,
-                from,
-                resume,
-            } => {
-                let Some((conn, conversation)) = facts.whose(name, conversation) else {
-                    continue;
-                };
+            Op::Begin { from, resume, .. } => {
                 raw.insert((name, conversation), (*from, at));
-                let place = app.entry((conn.device, conversation)).or_insert((*from, at));
+                let place = app.entry(device).or_insert((*from, at));
                 if *resume {
                     tally.case(*from <= place.0, &[place.1, at], || {
                         format!(
@@ -46,37 +42,16 @@ fn decide(facts: &Facts) -> Verdict {
                     *place = (*from, at);
                 }
             }
-            Op::Reset {
-                conn: name,
-                conversation,
-                last_seq,
-            } => {
-                if let Some((_, conversation)) = facts.whose(name, conversation) {
-                    raw.insert((name, conversation), (*last_seq, at));
-                }
+            Op::Reset { last_seq, .. } => {
+                raw.insert((name, conversation), (*last_seq, at));
             }
-            Op::Rewind {
-                conn: name,
-                conversation,
-                last_seq,
-            } => {
-                if let Some((conn, conversation)) = facts.whose(name, conversation) {
-                    raw.insert((name, conversation), (*last_seq, at));
-                    app.insert((conn.device, conversation), (*last_seq, at));
-                }
+            Op::Rewind { last_seq, .. } => {
+                raw.insert((name, conversation), (*last_seq, at));
+                app.insert(device, (*last_seq, at));
             }
-            Op::Recv {
-                conn: name,
-                conversation,
-                layer,
-                via,
-                seen,
-            } => {
-                let Some((conn, conversation)) = facts.whose(name, conversation) else {
-                    continue;
-                };
+            Op::Recv { layer, via, seen, .. } => {
                 let last = match layer {
-                    Layer::App => app.entry((conn.device, conversation)).or_insert((0, at)),
+                    Layer::App => app.entry(device).or_insert((0, at)),
                     Layer::Raw => raw.entry((name, conversation)).or_insert((0, at)),
                 };
                 // The `placed` of a dropped repeat names an old place and moves nothing.

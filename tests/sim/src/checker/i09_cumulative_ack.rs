@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::Conversation;
-use super::history::{Layer, Op, Role, Side};
+use super::facts::{About, Conversation};
+use super::history::{Layer, Op, Side};
 use super::{Facts, Invariant, Tally, Verdict};
 
 pub const I9: Invariant = Invariant {
@@ -27,51 +27,28 @@ fn decide(facts: &Facts) -> Verdict {
     let mut tally = Tally::default();
     let mut sight = Sight::default();
     for (at, entry) in facts.entries.iter().enumerate() {
+        let Some(about) = facts.about(&entry.op) else {
+            continue;
+        };
+        let (name, conn, conversation) = about;
         match &entry.op {
-            Op::Begin {
-                conn: name,
-                conversation,
-                from,
-                resume,
-            } => {
-                let Some((conn, conversation)) = facts.whose(name, conversation) else {
-                    continue;
-                };
-                let written = sight.written.entry((conversation, side(conn.role))).or_default();
-                *written = (*written).max(*from);
+            Op::Begin { from, resume, .. } => {
+                sight.wrote(about, *from);
                 if *resume {
                     sight.resumed.insert((name, conversation), (*from, at));
                 }
             }
-            Op::Reset {
-                conn,
-                conversation,
-                last_seq,
-            }
-            | Op::Rewind {
-                conn,
-                conversation,
-                last_seq,
-            } => {
-                if let Some((c, conversation)) = facts.whose(conn, conversation) {
-                    let written = sight.written.entry((conversation, side(c.role))).or_default();
-                    *written = (*written).max(*last_seq);
-                    sight.resumed.remove(&(conn.as_str(), conversation));
-                }
+            Op::Reset { last_seq, .. } | Op::Rewind { last_seq, .. } => {
+                sight.wrote(about, *last_seq);
+                sight.resumed.remove(&(name, conversation));
             }
             Op::Recv {
-                conn: name,
-                conversation,
                 layer: Layer::Raw,
                 seen,
                 ..
             } => {
-                let Some((conn, conversation)) = facts.whose(name, conversation) else {
-                    continue;
-                };
-                let written = sight.written.entry((conversation, side(conn.role))).or_default();
-                *written = (*written).max(seen.seq);
-                if let Some((from, begun)) = sight.resumed.remove(&(name.as_str(), conversation)) {
+                sight.wrote(about, seen.seq);
+                if let Some((from, begun)) = sight.resumed.remove(&(name, conversation)) {
                     // An old `placed` may be the first thing heard.
                     tally.case(seen.seq <= from + 1, &[begun, at], || {
                         format!(
@@ -81,82 +58,42 @@ fn decide(facts: &Facts) -> Verdict {
                     });
                 }
             }
-            Op::Receipt {
-                conn,
-                conversation,
-                side,
-                recv,
-                read,
-            } => told(
-                facts,
-                &mut sight,
-                &mut tally,
-                at,
-                conn,
-                conversation,
-                *side,
-                (*recv, *read),
-            ),
-            Op::Conversation {
-                conn,
-                conversation,
-                recv,
-                read,
-                ..
-            } => {
-                if let Some((c, _)) = facts.whose(conn, conversation) {
-                    let own = side(c.role);
-                    told(
-                        facts,
-                        &mut sight,
-                        &mut tally,
-                        at,
-                        conn,
-                        conversation,
-                        own,
-                        (*recv, *read),
-                    );
-                }
-            }
+            Op::Receipt { side, recv, read, .. } => sight.told(&mut tally, at, about, *side, (*recv, *read)),
+            Op::Conversation { recv, read, .. } => sight.told(&mut tally, at, about, conn.side(), (*recv, *read)),
             _ => {}
         }
     }
     tally.verdict()
 }
 
-fn side(role: Role) -> Side {
-    if role == Role::Customer {
-        Side::Customer
-    } else {
-        Side::Agent
+impl<'a> Sight<'a> {
+    /// So much was written to the connection's side.
+    fn wrote(&mut self, (_, conn, conversation): About<'a, '_>, seq: u64) {
+        let written = self.written.entry((conversation, conn.side())).or_default();
+        *written = seq.max(*written);
     }
-}
 
-#[allow(clippy::too_many_arguments)]
-fn told<'a>(
-    facts: &Facts<'a>,
-    sight: &mut Sight<'a>,
-    tally: &mut Tally,
-    at: usize,
-    conn: &'a str,
-    conversation: &'a str,
-    side: Side,
-    (recv, read): (u64, u64),
-) {
-    let Some((_, conversation)) = facts.whose(conn, conversation) else {
-        return;
-    };
-    tally.case(read <= recv, &[at], || format!("read {read} is above recv {recv}"));
-    let written = sight.written.get(&(conversation, side)).copied().unwrap_or(0);
-    tally.case(recv <= written, &[at], || {
-        format!("{side:?} is said to have {recv} of {conversation:?} and was written {written}")
-    });
-    let last = sight.told.entry((conn, conversation, side)).or_insert((recv, read, at));
-    tally.case(recv >= last.0 && read >= last.1, &[last.2, at], || {
-        format!(
-            "{conn} is told {recv}/{read} for the {side:?} side after {}/{}",
-            last.0, last.1
-        )
-    });
-    *last = (recv, read, at);
+    /// The connection is told a side's marks.
+    fn told(
+        &mut self,
+        tally: &mut Tally,
+        at: usize,
+        (name, _, conversation): About<'a, '_>,
+        side: Side,
+        (recv, read): (u64, u64),
+    ) {
+        tally.case(read <= recv, &[at], || format!("read {read} is above recv {recv}"));
+        let written = self.written.get(&(conversation, side)).copied().unwrap_or(0);
+        tally.case(recv <= written, &[at], || {
+            format!("{side:?} is said to have {recv} of {conversation:?} and was written {written}")
+        });
+        let last = self.told.entry((name, conversation, side)).or_insert((recv, read, at));
+        tally.case(recv >= last.0 && read >= last.1, &[last.2, at], || {
+            format!(
+                "{name} is told {recv}/{read} for the {side:?} side after {}/{}",
+                last.0, last.1
+            )
+        });
+        *last = (recv, read, at);
+    }
 }

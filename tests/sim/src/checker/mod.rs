@@ -20,9 +20,15 @@ mod i12_commit_behind_work;
 mod i13_sent_behind_the_log;
 mod i14_replay_changes_nothing;
 mod i15_routes;
+mod i16_desk;
+mod i17_switches;
+mod i18_auth;
+mod i19_bounds;
+mod i20_accounting;
 mod l01_progress;
 #[cfg(test)]
 mod mutants;
+mod op;
 mod spans;
 mod void;
 
@@ -42,7 +48,7 @@ pub struct Invariant {
 }
 
 /// All that are decided here, in the order of their numbers.
-pub const INVARIANTS: [&Invariant; 16] = [
+pub const INVARIANTS: [&Invariant; 21] = [
     &i01_no_acked_loss::I1,
     &i02_no_phantom::I2,
     &i03_idempotent_send::I3,
@@ -58,6 +64,11 @@ pub const INVARIANTS: [&Invariant; 16] = [
     &i13_sent_behind_the_log::I13,
     &i14_replay_changes_nothing::I14,
     &i15_routes::I15,
+    &i16_desk::I16,
+    &i17_switches::I17,
+    &i18_auth::I18,
+    &i19_bounds::I19,
+    &i20_accounting::I20,
     &l01_progress::L1,
 ];
 
@@ -131,10 +142,37 @@ impl Report {
     }
 }
 
-/// Decides a history, which must be in time order ([`history::read_lines`] sorts it).
+/// How long what L1 names may take after the heal.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    pub sends_us: u64,
+    pub lag_us: u64,
+    pub back_us: u64,
+}
+
+impl Deadlines {
+    /// As RELIABILITY.md states them.
+    pub const SPECIFIED: Deadlines = Deadlines {
+        sends_us: 10_000_000,
+        lag_us: 30_000_000,
+        back_us: 60_000_000,
+    };
+}
+
+/// Decides a history, which must be in time order ([`history::read_lines`] sorts it). How long the end took is whoever ran it to
+/// say, by its phases.
 pub fn check(entries: &[Entry], limits: VoidLimits) -> Report {
+    decide(entries, limits, None)
+}
+
+/// The same, and what L1 demands must come within its times: for machines that are not short of anything else.
+pub fn check_in_time(entries: &[Entry], limits: VoidLimits, deadlines: Deadlines) -> Report {
+    decide(entries, limits, Some(deadlines))
+}
+
+fn decide(entries: &[Entry], limits: VoidLimits, deadlines: Option<Deadlines>) -> Report {
     let entries = &*begins::settled(entries);
-    let facts = Facts::new(entries);
+    let facts = Facts::new(entries, deadlines);
     Report {
         void: void::why(entries, limits),
         verdicts: INVARIANTS.iter().map(|i| (*i, (i.decide)(&facts))).collect(),

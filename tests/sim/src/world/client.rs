@@ -9,15 +9,13 @@ use bytes::Bytes;
 use serde_json::json;
 use wire::ErrorCode;
 use wire::frames::{ConversationState, ServerFrame};
-use wire::limits::{ACK_EVERY_EVENTS, ACK_INTERVAL_MS};
+use wire::limits::ACK_EVERY_EVENTS;
 
-use super::env::{Env, Event, MS, ProcId, S};
+use super::env::{EPOCH_MS, Env, Event, MS, ProcId, S};
 use super::seen;
 use super::store::Row;
 use crate::checker::history::{Kind, Layer, Op, Role, Seen, Side, Via, body_hash};
 
-/// Sends under way at once.
-const WINDOW: usize = 16;
 /// After a resume: how long something that may be in the log waits to be seen.
 const HOLD_US: u64 = 5 * S;
 
@@ -90,18 +88,21 @@ pub struct Client {
     /// Stays connected while true.
     pub settled: bool,
     available: bool,
+    /// Came with a bad token, and sent this on it.
+    bad: Option<(String, String)>,
 }
 
 impl Client {
-    pub fn new(env: &mut Env, index: usize, person: Person) -> Self {
+    /// `here`: it takes part.
+    pub fn new(env: &mut Env, index: usize, person: Person, here: bool) -> Self {
         let first = env.pick(0..2 * S);
-        env.after(
-            first,
-            Event::Client {
-                to: index,
-                input: ClientInput::Tick,
-            },
-        );
+        let tick = Event::Client {
+            to: index,
+            input: ClientInput::Tick,
+        };
+        if here {
+            env.after(first, tick);
+        }
         Client {
             index,
             person,
@@ -117,6 +118,7 @@ impl Client {
             talking: true,
             settled: false,
             available: false,
+            bad: None,
         }
     }
 
@@ -154,10 +156,10 @@ impl Client {
             }
             ClientInput::Frame { wire, frame } if self.wire() == Some(wire) => self.frame(env, &frame),
             ClientInput::Closed { wire, code } if self.wire() == Some(wire) => {
-                let replaced = code == Some(wire::CloseCode::Replaced.number());
+                let told_off = [wire::CloseCode::Replaced, wire::CloseCode::Revoked].map(|c| Some(c.number()));
                 self.disconnected(env, code);
-                // Whoever was replaced does not come back by itself; a person does, later.
-                let wait = if replaced { 3 * S } else { env.pick(20 * MS..800 * MS) };
+                // Whoever was replaced or revoked does not come back by itself; a person does, later, with a new token.
+                let wait = if told_off.contains(&code) { 3 * S } else { env.pick(20 * MS..800 * MS) };
                 self.link = Link::Away {
                     until_us: env.now_us + wait,
                 };
@@ -203,6 +205,17 @@ impl Client {
 
     fn disconnected(&mut self, env: &mut Env, code: Option<u16>) {
         let conn = self.conn.clone();
+        if let Some((conversation, id)) = self.bad.take() {
+            // Nothing is taken from whoever was never let in.
+            let refused = Op::Send {
+                conn: conn.clone(),
+                conversation,
+                id,
+                hash: String::new(),
+                code: "bad_token".into(),
+            };
+            self.record(env, Kind::Fail, refused);
+        }
         self.record(env, Kind::Info, Op::Close { conn, code });
         for p in &mut self.outbox {
             p.written = false;
@@ -246,6 +259,9 @@ impl Client {
             role,
             device,
         } = self.person.clone();
+        let bad = self.talking && env.chance(3);
+        let expires_us = (self.talking && env.chance(15)).then(|| env.now_us + env.pick(2 * S..30 * S));
+        let expires_ms = expires_us.map_or(0, |us| EPOCH_MS + us / MS);
         let connect = Op::Connect {
             conn: self.conn.clone(),
             tenant: tenant.into(),
@@ -253,6 +269,8 @@ impl Client {
             role,
             device: Some(device.into()),
             node: String::new(),
+            expires_us,
+            bad_token: bad,
         };
         self.record(env, Kind::Invoke, connect);
         let since: BTreeMap<String, u64> = self
@@ -274,7 +292,12 @@ impl Client {
             Role::Supervisor => "supervisor",
             _ => "agent",
         };
-        let mut frame = json!({ "token": format!("{tenant}:{role}:{user}"), "device": device });
+        let token = format!(
+            "{}{tenant}:{role}:{user}:{}:{expires_ms}",
+            if bad { "bad" } else { "" },
+            env.true_ms()
+        );
+        let mut frame = json!({ "token": token, "device": device });
         if self.is_customer() {
             if let Some(last) = since.get(user) {
                 frame["since"] = json!(last);
@@ -283,7 +306,28 @@ impl Client {
             frame["since"] = json!(since);
         }
         env.client_sends(wire, json!({ "connect": frame }).to_string().into());
+        if bad {
+            self.intrude(env, wire);
+        }
         self.hold_until_us = env.now_us + HOLD_US;
+    }
+
+    /// Does not wait to be let in.
+    fn intrude(&mut self, env: &mut Env, wire: u64) {
+        let (id, conversation) = (self.fresh_id(), self.person.user.to_owned());
+        let body = json!({ "text": id }).to_string();
+        let op = Op::Send {
+            conn: self.conn.clone(),
+            conversation: conversation.clone(),
+            id: id.clone(),
+            hash: body_hash(body.as_bytes()),
+            code: String::new(),
+        };
+        self.record(env, Kind::Invoke, op);
+        let frame = format!(r#"{{"send":{{"id":"{id}","conversation":"{conversation}","body":{body}}}}}"#);
+        env.client_sends(wire, frame.into());
+        self.said.insert(id.clone(), body_hash(body.as_bytes()));
+        self.bad = Some((conversation, id));
     }
 
     // ---- talking ----
@@ -296,8 +340,12 @@ impl Client {
             let status = json!({ "status": { "id": self.fresh_id(), "state": state, "capacity": capacity } });
             self.put(env, String::new(), status, None);
         }
-        if env.pick(0..6) != 0 {
+        let every = env.knobs.talk_every;
+        if env.pick(0..every) != 0 {
             return;
+        }
+        if env.pick(0..8) == 0 {
+            return self.typing(env);
         }
         if self.is_customer() {
             let own = self.person.user.to_owned();
@@ -323,6 +371,17 @@ impl Client {
                 2 | 3 => self.note(env, conversation),
                 _ => self.say(env, conversation),
             }
+        }
+    }
+
+    fn typing(&mut self, env: &mut Env) {
+        let Link::Up { wire, .. } = self.link else { return };
+        let own = self.person.user.to_owned();
+        let mine = self.places.iter().find(|(_, p)| p.serving).map(|(c, _)| c.clone());
+        let conversation = if self.is_customer() { Some(own) } else { mine };
+        if let Some(conversation) = conversation {
+            let frame = json!({ "typing": { "conversation": conversation } });
+            env.client_sends(wire, frame.to_string().into());
         }
     }
 
@@ -390,6 +449,7 @@ impl Client {
     fn flush(&mut self, env: &mut Env) {
         let Link::Up { wire, .. } = self.link else { return };
         let mut blocked: BTreeSet<String> = BTreeSet::new();
+        let window = env.knobs.window;
         let mut in_flight = self.outbox.iter().filter(|p| p.written).count();
         let mut out = Vec::new();
         for p in &mut self.outbox {
@@ -399,7 +459,7 @@ impl Client {
             let place = self.places.get(&p.conversation);
             let caught_up = place.is_some_and(|pl| pl.target.is_some_and(|t| pl.last.unwrap_or(0) >= t));
             let held = p.ever_written && p.send && !caught_up && env.now_us < self.hold_until_us;
-            if held || env.now_us < p.not_before_us || in_flight >= WINDOW {
+            if held || env.now_us < p.not_before_us || in_flight >= window {
                 blocked.insert(p.conversation.clone());
                 continue;
             }
@@ -447,7 +507,9 @@ impl Client {
             hash: String::new(),
             code: code.as_str().into(),
         });
-        if !again {
+        // A person may think better of what was refused; of what may have been sent nobody can.
+        let dropped = code == ErrorCode::Unavailable && env.chance(30);
+        if !again || dropped {
             self.outbox.remove(at);
         }
         if let Some(op) = op {
@@ -503,7 +565,7 @@ impl Client {
             if place.unacked >= ACK_EVERY_EVENTS || env.now_us >= place.ack_due_us {
                 place.acked = last;
                 place.unacked = 0;
-                place.ack_due_us = env.now_us + ACK_INTERVAL_MS * MS;
+                place.ack_due_us = env.now_us + env.knobs.ack_us;
                 acks.push((conversation.clone(), last));
             }
         }

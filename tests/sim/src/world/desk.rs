@@ -1,7 +1,7 @@
 //! A modelled desk process: the real machine per tenant, started from its last snapshot; every effect is repeated until it is
 //! in the log, before later ones of its conversation; one tick per owned partition and second.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use desk_core::{Desk, Output, What};
@@ -10,19 +10,22 @@ use wire::codec::{self, RECORD_VERSION, decode_desk};
 use wire::record::{DeskRecord, Tick, desk_record::Input as DeskInput};
 use wire::{ConversationKey, Epoch, Offset, Position, Tenant};
 
-use super::env::{Env, MS, ProcId, S};
+use super::bugs::Bug;
+use super::desk_view::DeskView;
+use super::env::{Env, ProcId, S};
 use super::input::{Input, LogRecord, Report};
 use super::log::{Group, ToAppend, Topic};
 use super::{EPOCH, partition_of};
+use crate::checker::history::Kind;
 
-const TICK_US: u64 = 250 * MS;
-/// A snapshot after so many records.
-const SNAPSHOT_RECORDS: u64 = 40;
 
 #[derive(Default)]
 struct Owned {
+    generation: u64,
     next: u64,
-    desks: BTreeMap<Tenant, Desk>,
+    /// Snapshots on their way to the log, and the offset to commit when all of them are there.
+    cutting: Option<(u64, BTreeSet<u64>)>,
+    desks: BTreeMap<Tenant, (Desk, DeskView)>,
     since_snapshot: u64,
     tick_at_us: u64,
 }
@@ -40,7 +43,7 @@ impl DeskProc {
     pub fn start(env: &mut Env, id: ProcId) -> Self {
         env.start(id);
         env.join(id, Group::Desk);
-        env.tell(id, TICK_US, Input::Tick);
+        env.tell(id, env.knobs.tick_us, Input::Tick);
         DeskProc {
             id,
             owned: BTreeMap::new(),
@@ -52,13 +55,19 @@ impl DeskProc {
 
     pub fn handle(&mut self, env: &mut Env, input: Input) {
         match input {
-            Input::Assigned { partitions, .. } => {
-                for (partition, _) in partitions {
-                    let mut owned = Owned::default();
+            Input::Assigned {
+                generation, partitions, ..
+            } => {
+                for (partition, committed) in partitions {
+                    let from = committed.unwrap_or(0);
+                    let mut owned = Owned {
+                        generation,
+                        next: from,
+                        ..Owned::default()
+                    };
                     for record in env.log.records(Topic::DeskSnapshots, partition) {
                         restore(&mut owned, record);
                     }
-                    let from = owned.next;
                     self.owned.insert(partition, owned);
                     env.start_partition(self.id, Group::Desk, partition, from);
                 }
@@ -74,11 +83,17 @@ impl DeskProc {
             Input::Records { partition, records, .. } => self.records(env, partition, records),
             Input::Reported { token, report } => self.reported(env, token, report),
             Input::Tick => {
-                env.tell(self.id, TICK_US, Input::Tick);
+                env.tell(self.id, env.knobs.tick_us, Input::Tick);
                 self.tick(env);
             }
             _ => {}
         }
+    }
+
+    /// Told to leave.
+    pub fn stop(&mut self, env: &mut Env) {
+        self.let_go();
+        env.leave_group(self.id, Group::Desk);
     }
 
     fn let_go(&mut self) {
@@ -98,24 +113,22 @@ impl DeskProc {
             }
             owned.next = record.offset + 1;
             owned.since_snapshot += 1;
-            let Some(tenant) = record
-                .key
-                .as_ref()
-                .and_then(|k| std::str::from_utf8(k).ok())
-                .and_then(|t| Tenant::new(t).ok())
-            else {
-                // A tick is every tenant's.
-                if let Some(tick) = decode_desk(record.value.as_ref()) {
-                    for desk in owned.desks.values_mut() {
-                        outputs.extend(desk.apply(position(record.offset), record.at_ms, &tick));
-                    }
-                }
+            let Some(input) = decode_desk(record.value.as_ref()) else {
                 continue;
             };
-            if let Some(input) = decode_desk(record.value.as_ref()) {
-                let desk = owned.desks.entry(tenant.clone()).or_insert_with(|| Desk::new(tenant));
-                outputs.extend(desk.apply(position(record.offset), record.at_ms, &input));
+            let tenant = record.key.as_ref().and_then(|k| std::str::from_utf8(k).ok());
+            let Some(tenant) = tenant.and_then(|t| Tenant::new(t).ok()) else {
+                continue;
+            };
+            let (desk, view) = owned
+                .desks
+                .entry(tenant.clone())
+                .or_insert_with(|| (Desk::new(tenant), DeskView::default()));
+            let said = desk.apply(position(record.offset), record.at_ms, &input);
+            for line in view.lines(desk, (record.offset, record.at_ms), &said) {
+                env.record(&self.id.name(), Kind::Ok, line);
             }
+            outputs.extend(said);
         }
         for output in outputs {
             self.put_out(env, output);
@@ -157,10 +170,24 @@ impl DeskProc {
     }
 
     fn reported(&mut self, env: &mut Env, token: u64, report: Report) {
+        let logged = matches!(report, Report::Logged { .. });
+        let cut = |o: &Owned| o.cutting.as_ref().is_some_and(|(_, waiting)| waiting.contains(&token));
+        if let Some((partition, owned)) = self.owned.iter_mut().find(|(_, o)| cut(o)) {
+            let Some((next, mut waiting)) = owned.cutting.take() else {
+                return;
+            };
+            waiting.remove(&token);
+            if logged && waiting.is_empty() {
+                env.commit(self.id, Group::Desk, owned.generation, (*partition, next), 0);
+            } else if logged {
+                owned.cutting = Some((next, waiting));
+            }
+            return;
+        }
         let Some(key) = self.in_flight.remove(&token) else {
             return;
         };
-        if matches!(report, Report::Logged { .. })
+        if (logged || env.has(Bug::DeskEffectsOnce))
             && let Some(queue) = self.pending.get_mut(&key)
         {
             queue.pop_front();
@@ -175,26 +202,31 @@ impl DeskProc {
         self.send_first(env, key);
     }
 
+    /// Writes down every desk of the partition; committed when all of it is in the log.
     fn snapshot(&mut self, env: &mut Env, partition: u32) {
         let Some(owned) = self.owned.get_mut(&partition) else {
             return;
         };
-        if owned.since_snapshot < SNAPSHOT_RECORDS || !self.pending.is_empty() {
+        // Not while an effect is not confirmed: whoever takes over must decide it again.
+        let confirmed = self.pending.is_empty() || env.has(Bug::DeskForgetsEffects);
+        if owned.since_snapshot < env.knobs.snapshot_records || !confirmed || owned.cutting.is_some() {
             return;
         }
         owned.since_snapshot = 0;
-        let taken: Vec<(Tenant, Bytes)> = owned.desks.iter().map(|(t, d)| (t.clone(), d.snapshot())).collect();
-        let next = owned.next;
-        for (tenant, snapshot) in taken {
-            let mut value = next.to_be_bytes().to_vec();
-            value.extend_from_slice(&snapshot);
+        let mut waiting = BTreeSet::new();
+        for (tenant, (desk, _)) in &owned.desks {
             let record = ToAppend {
                 topic: Topic::DeskSnapshots,
                 partition,
                 key: Some(Bytes::copy_from_slice(tenant.as_str().as_bytes())),
-                value: Some(value.into()),
+                value: Some(desk.snapshot()),
             };
-            env.produce(self.id, record, 0);
+            self.next_token += 1;
+            waiting.insert(self.next_token);
+            env.produce(self.id, record, self.next_token);
+        }
+        if !waiting.is_empty() {
+            owned.cutting = Some((owned.next, waiting));
         }
     }
 
@@ -234,17 +266,13 @@ fn position(offset: u64) -> Position {
     Position::new(Epoch(EPOCH), Offset(offset))
 }
 
-/// Tenants of one partition are snapshotted together; each carries the offset to go on at.
+/// Of each tenant the snapshot that knows most. (The real desk sees to it that it is the last: `desk/src/cut.rs`.)
 fn restore(owned: &mut Owned, record: &LogRecord) {
-    let (Some(key), Some(value)) = (&record.key, &record.value) else {
-        return;
-    };
-    let Some((next, snapshot)) = value.split_first_chunk::<8>() else {
-        return;
-    };
-    let tenant = std::str::from_utf8(key).ok().and_then(|t| Tenant::new(t).ok());
-    if let (Some(tenant), Ok(desk)) = (tenant, Desk::restore(snapshot)) {
-        owned.desks.insert(tenant, desk);
-        owned.next = u64::from_be_bytes(*next);
+    let Some(value) = &record.value else { return };
+    let Ok(desk) = Desk::restore(value) else { return };
+    let known = owned.desks.get(desk.tenant());
+    if known.is_none_or(|(k, _)| k.position() < desk.position()) {
+        let view = DeskView::of(&desk);
+        owned.desks.insert(desk.tenant().clone(), (desk, view));
     }
 }

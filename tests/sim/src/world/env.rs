@@ -8,8 +8,10 @@ use rand_chacha::ChaCha8Rng;
 
 use super::bugs::Bug;
 use super::client::ClientInput;
+use super::desk_view::AllDesks;
 use super::faults::{Fault, Plan};
 use super::input::Input;
+use super::knobs::Knobs;
 use super::log::{Log, LogOp};
 use super::net::Net;
 use super::reference::Reference;
@@ -54,10 +56,10 @@ pub struct ProcState {
     /// Rises with each start: what was meant for an earlier life is dropped.
     pub life_number: u32,
     pub life: Life,
-    /// How far its wall clock is off, milliseconds.
+    /// How far its wall clock is off, milliseconds, from its next start on: within a life time is monotonic.
     pub skew_ms: i64,
+    began_skew_ms: i64,
     backlog: Vec<Input>,
-    shown_ms: u64,
 }
 
 #[derive(Debug)]
@@ -67,7 +69,10 @@ pub enum Event {
     Log(LogOp),
     Store(StoreOp),
     Fault(usize),
+    /// A fault that does something again and again.
+    FaultAgain(usize),
     FaultEnd(usize),
+    Operator,
 }
 
 pub struct Env {
@@ -80,29 +85,35 @@ pub struct Env {
     pub store: Store,
     pub net: Net,
     pub plan: Plan,
+    pub knobs: Knobs,
     pub bug: Option<Bug>,
     pub history: Vec<Entry>,
     pub trace: Trace,
     pub reference: Reference,
+    pub desks: AllDesks,
     pub alarms: Vec<String>,
 }
 
 impl Env {
-    pub fn new(seed: u64, bug: Option<Bug>, trace: Trace, partitions: u32) -> Self {
+    pub fn new(seed: u64, bug: Option<Bug>, trace: Trace) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let knobs = Knobs::draw(&mut rng);
         Env {
             now_us: 0,
             serial: 0,
             queue: BTreeMap::new(),
-            rng: ChaCha8Rng::seed_from_u64(seed),
+            rng,
             procs: BTreeMap::new(),
-            log: Log::new(partitions),
+            log: Log::new(knobs.partitions),
             store: Store::default(),
             net: Net::default(),
             plan: Plan::default(),
+            knobs,
             bug,
             history: Vec::new(),
             trace,
             reference: Reference::default(),
+            desks: AllDesks::default(),
             alarms: Vec::new(),
         }
     }
@@ -133,16 +144,14 @@ impl Env {
         self.queue.remove(&key)
     }
 
-    /// What a process takes for the time, Unix milliseconds; never falls within one life.
-    pub fn now_ms(&mut self, of: ProcId) -> u64 {
-        let true_ms = EPOCH_MS + self.now_us / MS;
-        match self.procs.get_mut(&of) {
-            Some(p) => {
-                p.shown_ms = p.shown_ms.max(true_ms.saturating_add_signed(p.skew_ms));
-                p.shown_ms
-            }
-            None => true_ms,
-        }
+    pub fn true_ms(&self) -> u64 {
+        EPOCH_MS + self.now_us / MS
+    }
+
+    /// What a process takes for the time, Unix milliseconds: its wall clock at its start, and what has passed since.
+    pub fn now_ms(&self, of: ProcId) -> u64 {
+        let skew_ms = self.procs.get(&of).map_or(0, |p| p.began_skew_ms);
+        self.true_ms().saturating_add_signed(skew_ms)
     }
 
     // ---- chance ----
@@ -171,8 +180,8 @@ impl Env {
             life_number,
             life: Life::Running,
             skew_ms,
+            began_skew_ms: skew_ms,
             backlog: Vec::new(),
-            shown_ms: 0,
         };
         self.procs.insert(id, state);
         life_number

@@ -63,6 +63,8 @@ pub enum Input {
     },
     /// A record of `owners`.
     Tailed(LogRecord),
+    /// A record of `control`.
+    Control(LogRecord),
     // the store
     Stored {
         token: u64,
@@ -133,6 +135,7 @@ impl Input {
                 ..
             } => format!("offsets {group:?} {partition} {committed} {end}"),
             Input::Tailed(record) => format!("tailed {}", record.offset),
+            Input::Control(record) => format!("control {}", record.offset),
             Input::Stored { token, .. } => format!("stored {token}"),
             Input::LinkDialed { link } => format!("link {link} dialed"),
             Input::LinkAccepted { link } => format!("link {link} accepted"),

@@ -9,7 +9,7 @@ use wire::limits;
 use super::env::{Env, Event, Life, MS, ProcId, S};
 use super::faults::Fault;
 use super::input::{Input, LogRecord, Report};
-use super::reference;
+use super::{desk_view, reference};
 use crate::checker::history::{Generation, Kind, Op};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +18,7 @@ pub enum Topic {
     Desk,
     DeskSnapshots,
     Owners,
+    Control,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,12 +58,13 @@ pub struct ToAppend {
 
 #[derive(Debug)]
 pub enum LogOp {
-    /// `report_us`: when the report goes out; `None` if the producer has given up.
     Append {
-        from: Member,
+        /// `None`: nobody waits for it.
+        from: Option<Member>,
         record: ToAppend,
         token: u64,
-        report: bool,
+        /// From when on the report may arrive; `None` if the producer has given up.
+        report_us: Option<u64>,
     },
     Fetch {
         group: Group,
@@ -116,6 +118,7 @@ pub struct Log {
     parts: BTreeMap<(Topic, u32), Part>,
     groups: BTreeMap<Group, GroupState>,
     tails: BTreeSet<Member>,
+    control_tails: BTreeSet<Member>,
     /// Appends and reports of one producer keep their order.
     landing: BTreeMap<Member, u64>,
     reporting: BTreeMap<Member, u64>,
@@ -130,6 +133,7 @@ impl Log {
             parts: BTreeMap::new(),
             groups: BTreeMap::new(),
             tails: BTreeSet::new(),
+            control_tails: BTreeSet::new(),
             landing: BTreeMap::new(),
             reporting: BTreeMap::new(),
             telling: BTreeMap::new(),
@@ -150,15 +154,25 @@ impl Log {
 }
 
 impl Env {
-    /// How long a question and its answer take, and whether a fault made it longer.
+    /// How long a question takes to the log, and whether a fault made it longer.
     pub fn log_delay(&mut self, of: ProcId) -> u64 {
+        self.log_delay_if(|f| *f == Fault::CutLog(of))
+    }
+
+    /// How long an answer takes from it.
+    pub fn answer_delay(&mut self, to: ProcId) -> u64 {
+        self.log_delay_if(|f| *f == Fault::CutLog(to) || *f == Fault::CutLogAnswers(to))
+    }
+
+    fn log_delay_if(&mut self, is_cut: impl Fn(&Fault) -> bool) -> u64 {
         let base = self.pick(200..4 * MS);
-        let cut = self.plan.until(self.now_us, |f| *f == Fault::CutLog(of));
-        if let Some(until) = cut {
-            self.hit(|f| *f == Fault::CutLog(of));
-            return until - self.now_us + base;
+        match self.plan.until(self.now_us, &is_cut) {
+            Some(until) => {
+                self.hit(is_cut);
+                until - self.now_us + base
+            }
+            None => base,
         }
-        base
     }
 
     /// Hands a record over; `Input::Reported` comes exactly once.
@@ -166,19 +180,12 @@ impl Env {
         let Some(life) = self.life(from) else { return };
         let member = (from, life);
         let mut takes = self.log_delay(from);
-        let slow = self.plan.until(self.now_us, |f| *f == Fault::LogSlow).is_some();
         let mut twice = false;
-        if slow {
+        if self.plan.until(self.now_us, |f| *f == Fault::LogSlow).is_some() {
             self.hit(|f| *f == Fault::LogSlow);
             if self.chance(10) {
-                return self.tell(
-                    from,
-                    0,
-                    Input::Reported {
-                        token,
-                        report: Report::Unavailable,
-                    },
-                );
+                let report = Report::Unavailable;
+                return self.tell(from, 0, Input::Reported { token, report });
             }
             takes += match self.pick(0..10) {
                 0..=5 => self.pick(0..500 * MS),
@@ -187,43 +194,55 @@ impl Env {
             };
             twice = self.chance(20);
         }
+        let away = |f: &Fault| *f == Fault::PartitionAway(record.partition);
+        if let Some(until) = self.plan.until(self.now_us, away) {
+            self.hit(away);
+            takes += until - self.now_us;
+            // The leader that died had taken it and had not said so.
+            twice |= self.chance(20);
+        }
         let landing = self.log.landing.entry(member).or_default();
         let lands = (self.now_us + takes).max(*landing);
         *landing = lands;
+        let deaf = |f: &Fault| *f == Fault::CutLogAnswers(from);
+        let deaf_until = self.plan.until(self.now_us, deaf);
+        if deaf_until.is_some() {
+            self.hit(deaf);
+            // Not answered, it is sent again.
+            twice |= self.chance(30);
+        }
         let timeout = self.now_us + limits::PRODUCE_TIMEOUT_MS * MS;
-        let in_time = lands + 5 * MS < timeout;
-        if !in_time {
+        let answered = lands.max(deaf_until.unwrap_or(0)) + 5 * MS;
+        let report_us = (answered < timeout).then_some(answered - 5 * MS);
+        if report_us.is_none() {
             let report = Report::Unknown;
-            self.at(
-                timeout,
-                Event::Proc {
-                    to: from,
-                    life,
-                    input: Input::Reported { token, report },
-                },
-            );
+            let input = Input::Reported { token, report };
+            self.at(timeout, Event::Proc { to: from, life, input });
             // Given up by the producer: it may have reached the broker, or not.
-            if self.chance(40) {
+            if lands + 5 * MS >= timeout && self.chance(40) {
                 return;
             }
         }
-        if twice {
-            let again = LogOp::Append {
-                from: member,
+        let append = |report_us| {
+            Event::Log(LogOp::Append {
+                from: Some(member),
                 record: record.clone(),
                 token,
-                report: false,
-            };
-            let late = self.pick(1..3 * S);
-            self.at(lands + late, Event::Log(again));
-        }
-        let append = LogOp::Append {
-            from: member,
-            record,
-            token,
-            report: in_time,
+                report_us,
+            })
         };
-        self.at(lands, Event::Log(append));
+        if twice {
+            let late = self.pick(1..3 * S);
+            let again = append(None);
+            self.at(lands + late, again);
+        }
+        let append = append(report_us);
+        self.at(lands, append);
+    }
+
+    /// Appends for somebody outside the model: an operator, or a vandal.
+    pub fn append_now(&mut self, record: ToAppend) {
+        self.append(None, record, 0, None);
     }
 
     pub fn log_op(&mut self, op: LogOp) {
@@ -232,8 +251,8 @@ impl Env {
                 from,
                 record,
                 token,
-                report,
-            } => self.append(from, record, token, report),
+                report_us,
+            } => self.append(from, record, token, report_us),
             LogOp::Fetch {
                 group,
                 partition,
@@ -261,8 +280,19 @@ impl Env {
         }
     }
 
-    fn append(&mut self, from: Member, record: ToAppend, token: u64, report: bool) {
-        let at_ms = (super::env::EPOCH_MS + self.now_us / MS) as i64;
+    fn append(&mut self, from: Option<Member>, record: ToAppend, token: u64, report_us: Option<u64>) {
+        let mut at_ms = self.true_ms() as i64;
+        let now_us = self.now_us;
+        for planned in &mut self.plan.0 {
+            if let Fault::LogClock(by_ms) = planned.fault
+                && planned.from_us <= now_us
+                && now_us < planned.to_us
+            {
+                planned.hits += 1;
+                at_ms += by_ms;
+            }
+        }
+        let record_topic = record.topic;
         let place = (record.topic, record.partition);
         let part = self.log.parts.entry(place).or_default();
         let offset = part.records.len() as u64;
@@ -273,13 +303,15 @@ impl Env {
             value: record.value,
         };
         part.records.push(logged.clone());
-        if record.topic == Topic::Messages {
-            reference::logged(self, record.partition, &logged);
+        match record.topic {
+            Topic::Messages => reference::logged(self, record.partition, &logged),
+            Topic::Desk => desk_view::logged(self, &logged),
+            _ => {}
         }
-        if report {
+        if let (Some(report_us), Some(from)) = (report_us, from) {
             let base = self.pick(100..2 * MS);
             let reporting = self.log.reporting.entry(from).or_default();
-            let at = (self.now_us + base).max(*reporting);
+            let at = (self.now_us.max(report_us) + base).max(*reporting);
             *reporting = at;
             let input = Input::Reported {
                 token,
@@ -294,11 +326,14 @@ impl Env {
                 },
             );
         }
-        if record.topic == Topic::Owners {
-            for (to, life) in self.log.tails.clone() {
-                let delay = self.log_delay(to);
-                self.tell_life(to, life, delay, Input::Tailed(logged.clone()));
-            }
+        let tails = match record.topic {
+            Topic::Owners => self.log.tails.clone(),
+            Topic::Control => self.log.control_tails.clone(),
+            _ => BTreeSet::new(),
+        };
+        for member in tails {
+            let record = logged.clone();
+            self.tell_member(member, 0, tailed(record_topic, record));
         }
         for group in [Group::Delivery, Group::Persistence, Group::Desk] {
             if group.topic() == record.topic {
@@ -317,23 +352,47 @@ impl Env {
         self.rebalance(group);
     }
 
+    /// Leaves at once, told: others have its partitions.
+    pub fn leave_group(&mut self, proc: ProcId, group: Group) {
+        let Some(life) = self.life(proc) else { return };
+        let state = self.log.groups.entry(group).or_default();
+        state.members.remove(&(proc, life));
+        if let Some(awaiting) = &mut state.awaiting {
+            awaiting.remove(&(proc, life));
+        }
+        self.rebalance(group);
+    }
+
     /// Reads `owners` from its start, for ever.
     pub fn tail_owners(&mut self, proc: ProcId) {
+        self.tail(proc, Topic::Owners);
+    }
+
+    pub fn tail_control(&mut self, proc: ProcId) {
+        self.tail(proc, Topic::Control);
+    }
+
+    /// Of each key the last record, then what comes.
+    fn tail(&mut self, proc: ProcId, topic: Topic) {
         let Some(life) = self.life(proc) else { return };
         let mut records: BTreeMap<Option<Bytes>, LogRecord> = BTreeMap::new();
-        for record in self.log.records(Topic::Owners, 0) {
+        for record in self.log.records(topic, 0) {
             records.insert(record.key.clone(), record.clone());
         }
         let mut compacted: Vec<LogRecord> = records.into_values().collect();
         compacted.sort_by_key(|r| r.offset);
-        let delay = self.log_delay(proc);
         for record in compacted {
-            self.tell_life(proc, life, delay, Input::Tailed(record));
+            self.tell_member((proc, life), 0, tailed(topic, record));
         }
-        self.log.tails.insert((proc, life));
+        let tails = if topic == Topic::Control {
+            &mut self.log.control_tails
+        } else {
+            &mut self.log.tails
+        };
+        tails.insert((proc, life));
     }
 
-    fn rebalance(&mut self, group: Group) {
+    pub fn rebalance(&mut self, group: Group) {
         let state = self.log.groups.entry(group).or_default();
         let members: BTreeSet<Member> = state.members.keys().copied().collect();
         // A second reason during a rebalance begins it again.
@@ -389,7 +448,7 @@ impl Env {
 
     fn tell_member(&mut self, member: Member, late_us: u64, input: Input) {
         let (to, life) = member;
-        let at = self.now_us + self.log_delay(to) + late_us;
+        let at = self.now_us + self.answer_delay(to) + late_us;
         let telling = self.log.telling.entry(member).or_default();
         let at = at.max(*telling);
         *telling = at;
@@ -397,7 +456,7 @@ impl Env {
     }
 
     fn check_members(&mut self) {
-        let now_us = self.now_us;
+        let (now_us, session_us) = (self.now_us, self.knobs.session_us);
         for group in [Group::Delivery, Group::Persistence, Group::Desk] {
             let members: Vec<Member> = match self.log.groups.get(&group) {
                 Some(state) => state.members.keys().copied().collect(),
@@ -415,7 +474,7 @@ impl Env {
                 let heard = state.members.entry(member).or_insert(now_us);
                 if alive && !cut {
                     *heard = now_us;
-                } else if now_us - *heard > limits::SESSION_TIMEOUT_MS * MS {
+                } else if now_us - *heard > session_us {
                     state.members.remove(&member);
                     if let Some(awaiting) = &mut state.awaiting {
                         awaiting.remove(&member);
@@ -473,7 +532,12 @@ impl Env {
             return;
         }
         position.fetching = true;
-        let delay = self.log_delay(member.0);
+        let mut delay = self.log_delay(member.0);
+        let away = |f: &Fault| *f == Fault::PartitionAway(partition);
+        if let Some(until) = self.plan.until(self.now_us, away) {
+            self.hit(away);
+            delay = delay.max(until - self.now_us);
+        }
         let fetch = LogOp::Fetch {
             group,
             partition,
@@ -483,7 +547,7 @@ impl Env {
     }
 
     fn fetch(&mut self, group: Group, partition: u32, member: Member) {
-        let most = self.pick(1..64);
+        let most = self.pick(1..self.knobs.fetch_records + 1);
         let Some(state) = self.log.groups.get_mut(&group) else {
             return;
         };
@@ -569,7 +633,7 @@ impl Env {
         let name = member.0.name();
         self.record(&name, kind, commit);
         self.record(&name, kind, out);
-        let delay = self.log_delay(member.0);
+        let delay = self.answer_delay(member.0);
         let input = Input::Committed {
             group,
             partition,
@@ -581,7 +645,7 @@ impl Env {
 
     /// The end of a partition and what a group has committed there, asked afresh.
     pub fn ask_offsets(&mut self, proc: ProcId, group: Group, partition: u32, token: u64) {
-        let delay = self.log_delay(proc);
+        let delay = self.answer_delay(proc);
         let answer = Input::Offsets {
             group,
             partition,
@@ -590,5 +654,13 @@ impl Env {
             end: self.log.end(group.topic(), partition),
         };
         self.tell(proc, delay, answer);
+    }
+}
+
+fn tailed(topic: Topic, record: LogRecord) -> Input {
+    if topic == Topic::Control {
+        Input::Control(record)
+    } else {
+        Input::Tailed(record)
     }
 }

@@ -1,17 +1,20 @@
 //! The modelled world: real cores as processes over a modelled log, store, network and clock, and clients who use them.
 //!
-//! Order of reading: `env` (time, chance, processes) → `log`, `store`, `net` (what may go wrong) → `node`, `worker`, `persist`,
-//! `desk` (the processes) → `client` → `faults` → this file (one run from its beginning to the checker).
+//! Order of reading: `env` (time, chance, processes), `knobs` → `log`, `store`, `net` (what may go wrong) → `node`, `worker`, `persist`,
+//! `desk` (the processes) → `client`, `operator` → `faults` → this file (one run from its beginning to the checker).
 
 pub mod bugs;
 mod client;
 mod desk;
+mod desk_view;
 mod env;
 mod faults;
 mod input;
+mod knobs;
 mod log;
 mod net;
 mod node;
+mod operator;
 mod persist;
 mod reference;
 mod seen;
@@ -28,10 +31,11 @@ use bugs::Bug;
 use client::{Client, Person};
 use desk::DeskProc;
 use env::{Env, Event, Life, ProcId, S};
-use faults::{Cast, Fault, Plan};
+use faults::{Fault, Plan};
 use input::Input;
 use log::{LogOp, Topic};
 use node::Node;
+use operator::Operator;
 use persist::Persist;
 use trace::Trace;
 use worker::WorkerProc;
@@ -63,11 +67,18 @@ fn proc_of_address(address: &str) -> Option<ProcId> {
     Some(ProcId::Worker(number))
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     pub bug: Option<Bug>,
     pub trace: bool,
+    /// Of the faults drawn only these, by number; `None`: all.
+    pub faults: Option<Vec<usize>>,
+    /// Of the clients only these; `None`: all.
+    pub clients: Option<Vec<usize>>,
 }
+
+/// How many clients a run has.
+pub const CLIENTS: usize = PEOPLE.len();
 
 /// What a run leaves behind.
 pub struct Outcome {
@@ -76,6 +87,9 @@ pub struct Outcome {
     /// What a process cried out about: never expected.
     pub alarms: Vec<String>,
     pub events: u64,
+    /// The faults of the plan that were kept: number, name, and how often it did something.
+    pub faults: Vec<(usize, &'static str, u64)>,
+    pub virtual_us: u64,
 }
 
 pub struct World {
@@ -85,7 +99,7 @@ pub struct World {
     persists: BTreeMap<ProcId, Persist>,
     desks: BTreeMap<ProcId, DeskProc>,
     clients: Vec<Client>,
-    bytes_budget: usize,
+    operator: Operator,
     events: u64,
 }
 
@@ -111,18 +125,14 @@ const fn person(tenant: &'static str, user: &'static str, role: Role, device: &'
 }
 
 impl World {
-    fn new(seed: u64, options: Options) -> Self {
-        let mut env = Env::new(seed, options.bug, Trace::new(options.trace), 3);
-        let cast = Cast {
-            nodes: 2,
-            workers: env.pick(2..4) as u8,
-            persists: 2,
-            desks: 2,
-            clients: PEOPLE.len(),
-        };
-        env.plan = Plan::draw(&mut env.rng, &cast, FAULTS_FROM_US, HEALED_US);
-        // A tight budget now and then: conversations leave memory, and cursors read from the store.
-        let bytes_budget = if env.chance(30) { 60_000 } else { 16_000_000 };
+    fn new(seed: u64, options: &Options) -> Self {
+        let mut env = Env::new(seed, options.bug, Trace::new(options.trace));
+        let knobs = env.knobs;
+        env.store.marks_overwritten = env.has(Bug::WatermarksOverwritten);
+        env.plan = Plan::draw(&mut env.rng, &knobs, PEOPLE.len(), (FAULTS_FROM_US, HEALED_US));
+        if let Some(kept) = &options.faults {
+            env.plan.0.retain(|p| kept.contains(&p.number));
+        }
         let mut world = World {
             env,
             nodes: BTreeMap::new(),
@@ -130,24 +140,26 @@ impl World {
             persists: BTreeMap::new(),
             desks: BTreeMap::new(),
             clients: Vec::new(),
-            bytes_budget,
+            operator: Operator::default(),
             events: 0,
         };
-        for i in 0..cast.nodes {
+        for i in 0..knobs.nodes {
             world.start(ProcId::Node(i));
         }
-        for i in 0..cast.workers {
+        for i in 0..knobs.workers {
             world.start(ProcId::Worker(i));
         }
-        for i in 0..cast.persists {
+        for i in 0..knobs.persists {
             world.start(ProcId::Persist(i));
         }
-        for i in 0..cast.desks {
+        for i in 0..knobs.desks {
             world.start(ProcId::Desk(i));
         }
         world.env.after(0, Event::Log(LogOp::Check));
+        world.env.after(4 * S, Event::Operator);
         for (index, person) in PEOPLE.iter().enumerate() {
-            let client = Client::new(&mut world.env, index, person.clone());
+            let here = options.clients.as_ref().is_none_or(|kept| kept.contains(&index));
+            let client = Client::new(&mut world.env, index, person.clone(), here);
             world.clients.push(client);
         }
         for i in 0..world.env.plan.0.len() {
@@ -165,7 +177,7 @@ impl World {
                 self.nodes.insert(id, node);
             }
             ProcId::Worker(_) => {
-                let worker = WorkerProc::start(&mut self.env, id, self.bytes_budget);
+                let worker = WorkerProc::start(&mut self.env, id);
                 self.workers.insert(id, worker);
             }
             ProcId::Persist(_) => {
@@ -205,7 +217,9 @@ impl World {
             Event::Log(op) => self.env.log_op(op),
             Event::Store(op) => self.env.store_op(op),
             Event::Fault(i) => self.fault(i),
+            Event::FaultAgain(i) => self.fault_again(i),
             Event::FaultEnd(i) => self.fault_end(i),
+            Event::Operator => self.operator.decide(&mut self.env),
         }
     }
 
@@ -240,31 +254,71 @@ impl World {
     fn fault(&mut self, index: usize) {
         let planned = self.env.plan.0[index].clone();
         self.note_fault(index, FaultState::Start);
+        let mut hit = true;
         match planned.fault {
-            Fault::Kill(id) => {
-                self.env.set_life(id, Life::Dead);
-                self.env.drop_sockets_of(id);
-                self.env.plan.0[index].hits += 1;
-            }
-            Fault::Pause(id) => {
-                self.env.set_life(id, Life::Paused);
-                self.env.plan.0[index].hits += 1;
+            Fault::Kill(id) => self.die(id),
+            Fault::Stop(id) => {
+                self.stop(id);
+                self.die(id);
             }
             Fault::Skew(id, by_ms) => {
                 if let Some(p) = self.env.procs.get_mut(&id) {
                     p.skew_ms = by_ms;
                 }
-                self.env.plan.0[index].hits += 1;
+                self.die(id);
             }
-            _ => {}
+            Fault::Pause(id) => self.env.set_life(id, Life::Paused),
+            _ => hit = false,
         }
+        self.env.plan.0[index].hits += u64::from(hit);
+        self.fault_again(index);
+    }
+
+    fn die(&mut self, id: ProcId) {
+        self.env.set_life(id, Life::Dead);
+        self.env.drop_sockets_of(id);
+    }
+
+    /// SIGTERM.
+    fn stop(&mut self, id: ProcId) {
+        let env = &mut self.env;
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.stop(env);
+        } else if let Some(worker) = self.workers.get_mut(&id) {
+            worker.stop(env);
+        } else if let Some(persist) = self.persists.get_mut(&id) {
+            persist.stop(env);
+        } else if let Some(desk) = self.desks.get_mut(&id) {
+            desk.stop(env);
+        }
+    }
+
+    /// What a fault does at its beginning and, as long as it is on, again and again.
+    fn fault_again(&mut self, index: usize) {
+        let planned = self.env.plan.0[index].clone();
+        let Some(every_us) = planned.fault.every_us().filter(|_| self.env.now_us < planned.to_us) else {
+            return;
+        };
+        self.env.after(every_us, Event::FaultAgain(index));
+        let hits = match planned.fault {
+            Fault::Flap(node, worker) => self.env.reset_links(node, worker),
+            Fault::Rebalance(group) => {
+                self.env.rebalance(group);
+                1
+            }
+            Fault::Poison(partition) => operator::poison(&mut self.env, partition),
+            _ => 0,
+        };
+        self.env.plan.0[index].hits += hits;
     }
 
     fn fault_end(&mut self, index: usize) {
         let planned = self.env.plan.0[index].clone();
         match planned.fault {
-            Fault::Kill(id) => self.start(id),
+            Fault::Kill(id) | Fault::Stop(id) | Fault::Skew(id, _) => self.start(id),
             Fault::Pause(id) => self.env.set_life(id, Life::Running),
+            // It finds out by itself that nothing comes; the node does not.
+            Fault::CableOut(i) => self.clients[i].leave(&mut self.env, 200 * env::MS, false),
             _ => {}
         }
         self.note_fault(index, FaultState::Stop);
@@ -333,16 +387,12 @@ impl World {
                 hash: before,
             },
         );
-        let pieces = self.env.pick(1..50) as usize;
+        let piece = self.env.pick(1..50) as usize;
+        let late = if self.env.has(Bug::WriteTimesAreNow) { self.env.now_us } else { 0 };
         for partition in 0..self.env.log.partitions {
             let records = self.env.log.records(Topic::Messages, partition).to_vec();
-            persist::replay(
-                &mut self.env.store,
-                partition,
-                self.env.log.partitions,
-                &records,
-                pieces,
-            );
+            let of = (partition, self.env.log.partitions);
+            persist::replay(&mut self.env.store, of, &records, (piece, late));
         }
         let hash = self.env.store.digest();
         self.env.record("store", Kind::Ok, Op::Digest { replayed: true, hash });
@@ -371,12 +421,20 @@ impl World {
             trace_hash,
             alarms: self.env.alarms,
             events: self.events,
+            faults: self
+                .env
+                .plan
+                .0
+                .iter()
+                .map(|p| (p.number, p.fault.name(), p.hits))
+                .collect(),
+            virtual_us: RECONNECTED_US,
         }
     }
 }
 
 /// One run, from its seed.
-pub fn run(seed: u64, options: Options) -> Outcome {
+pub fn run(seed: u64, options: &Options) -> Outcome {
     World::new(seed, options).run()
 }
 

@@ -18,6 +18,8 @@ pub struct Link {
     pub worker: Member,
     to_node_us: u64,
     to_worker_us: u64,
+    /// Something was lost on it: nothing passes any more, and nobody is told.
+    lost: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +28,7 @@ pub struct Wire {
     pub node: Member,
     to_node_us: u64,
     to_client_us: u64,
+    lost: bool,
 }
 
 #[derive(Default)]
@@ -37,9 +40,13 @@ pub struct Net {
 
 impl Env {
     fn hop(&mut self) -> u64 {
+        if self.plan.until(self.now_us, |f| *f == Fault::Jitter).is_some() {
+            self.hit(|f| *f == Fault::Jitter);
+            return self.pick(100..350 * MS);
+        }
         match self.pick(0..20) {
             0 => self.pick(5 * MS..80 * MS),
-            _ => self.pick(100..3 * MS),
+            _ => self.pick(100..self.knobs.hop_us),
         }
     }
 
@@ -56,6 +63,7 @@ impl Env {
             worker,
             to_node_us: 0,
             to_worker_us: 0,
+            lost: false,
         };
         self.net.links.insert(id, link);
         self.send_link(id, true, Input::LinkDialed { link: id });
@@ -69,13 +77,21 @@ impl Env {
             return;
         };
         let (node, worker) = (link.node.0, link.worker.0);
-        let is_cut = |f: &Fault| *f == Fault::CutLink(node, worker);
+        let (from, to) = if to_worker { (node, worker) } else { (worker, node) };
+        let is_cut = |f: &Fault| *f == Fault::CutLink(node, worker) || *f == Fault::CutLinkTo(from, to);
+        let is_hole = |f: &Fault| *f == Fault::Blackhole(node, worker);
         let mut at = self.now_us + hop;
+        if self.plan.until(self.now_us, is_hole).is_some() {
+            self.hit(is_hole);
+            if let Some(link) = self.net.links.get_mut(&id) {
+                link.lost = true;
+            }
+        }
         if let Some(until) = self.plan.until(self.now_us, is_cut) {
             self.hit(is_cut);
             at = until + hop;
         }
-        let Some(link) = self.net.links.get_mut(&id) else {
+        let Some(link) = self.net.links.get_mut(&id).filter(|l| !l.lost) else {
             return;
         };
         let (last, (to, life)) = if to_worker {
@@ -106,6 +122,23 @@ impl Env {
         self.net.links.remove(&link);
     }
 
+    /// Every link between the two is reset: both ends hear of it.
+    pub fn reset_links(&mut self, node: ProcId, worker: ProcId) -> u64 {
+        let between = |l: &Link| l.node.0 == node && l.worker.0 == worker;
+        let ids: Vec<u64> = self
+            .net
+            .links
+            .iter()
+            .filter(|(_, l)| between(l))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &ids {
+            self.send_link(*id, false, Input::LinkClosed { link: *id });
+            self.close_link(*id, true);
+        }
+        ids.len() as u64
+    }
+
     // ---- clients' connections ----
 
     pub fn open_wire(&mut self, client: usize, node: ProcId) -> Option<u64> {
@@ -117,6 +150,7 @@ impl Env {
             node,
             to_node_us: 0,
             to_client_us: 0,
+            lost: false,
         };
         self.net.wires.insert(id, wire);
         Some(id)
@@ -127,13 +161,21 @@ impl Env {
         let Some(wire) = self.net.wires.get(&id).copied() else {
             return;
         };
-        let is_cut = |f: &Fault| *f == Fault::CutClient(wire.client);
+        let (client, up) = (wire.client, to_node.is_some());
+        let is_cut = |f: &Fault| *f == Fault::CutClient(client) || *f == Fault::CutClientTo(client, up);
+        let is_out = |f: &Fault| *f == Fault::CableOut(client);
         let mut at = self.now_us + hop;
+        if self.plan.until(self.now_us, is_out).is_some() {
+            self.hit(is_out);
+            if let Some(wire) = self.net.wires.get_mut(&id) {
+                wire.lost = true;
+            }
+        }
         if let Some(until) = self.plan.until(self.now_us, is_cut) {
             self.hit(is_cut);
             at = until + hop;
         }
-        let Some(wire) = self.net.wires.get_mut(&id) else {
+        let Some(wire) = self.net.wires.get_mut(&id).filter(|w| !w.lost) else {
             return;
         };
         if let Some(input) = to_node {

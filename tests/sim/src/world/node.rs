@@ -1,6 +1,7 @@
 //! A modelled ingress process: the real session core per connection, and around it what a node's shell does: links to the
 //! owners, registrations, reports, questions, presence.
 
+mod control;
 mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,7 @@ use wire::frames::{Connected as ConnectedFrame, ServerFrame, Since};
 use wire::link::from_node::Item;
 use wire::link::from_worker::Item as From;
 use wire::link::{
-    Access, Acked, Answer, Ask, FromNode, FromWorker, Heartbeat, NodeHello, Place, Push, Register, Unregister,
+    Access, Acked, Answer, Ask, FromNode, FromWorker, Heartbeat, NodeHello, Place, Push, Register, Typing, Unregister,
 };
 use wire::record::{
     Act, AgentConnection, Alive, Audience, DeskRecord, Kind, Origin, Owner, Presence, Record, Role, Sender,
@@ -30,9 +31,10 @@ use super::env::{Env, MS, ProcId};
 use super::input::{Input, LogRecord, Report};
 use super::log::{ToAppend, Topic};
 use super::{LANE, partition_of, proc_of_address};
+use control::{Control, Token};
+
 use crate::checker::history::{Generation as Shown, Kind as Outcome, Op};
 
-const TICK_US: u64 = 250 * MS;
 const DIAL_AGAIN_US: u64 = 200 * MS;
 const ASK_TIMEOUT_US: u64 = 1_000 * MS;
 
@@ -55,6 +57,8 @@ struct Open {
     tenant: Tenant,
     user: User,
     device: String,
+    /// When its token was issued, by true time.
+    issued_ms: u64,
     /// A customer's; staff belong to all.
     partition: Option<u32>,
     rank: u64,
@@ -104,13 +108,18 @@ pub struct Node {
     last_connection: ConnectionId,
     alive_at_us: u64,
     told_alive: BTreeSet<Tenant>,
+    control: Control,
+    /// For a seeded bug: partitions whose connections were registered once.
+    registered_once: BTreeSet<u32>,
 }
 
 impl Node {
     pub fn start(env: &mut Env, id: ProcId) -> Self {
         let life = env.start(id);
         env.tail_owners(id);
-        env.tell(id, TICK_US, Input::Tick);
+        env.tail_control(id);
+        control::begun(env, id);
+        env.tell(id, env.knobs.tick_us, Input::Tick);
         Node {
             id,
             incarnation: env.pick(1..u64::MAX),
@@ -127,7 +136,23 @@ impl Node {
             last_connection: ConnectionId(0),
             alive_at_us: 0,
             told_alive: BTreeSet::new(),
+            control: Control::default(),
+            registered_once: BTreeSet::new(),
         }
+    }
+
+    /// Told to leave: its clients are sent elsewhere.
+    pub fn stop(&mut self, env: &mut Env) {
+        let now_ms = env.now_ms(self.id);
+        let wires: Vec<u64> = self.conns.keys().copied().collect();
+        for wire in wires {
+            self.with(wire, |open| {
+                open.session.close(CloseCode::GoingAway);
+                true
+            });
+            self.flush(env, now_ms, wire);
+        }
+        self.send_links(env);
     }
 
     pub fn handle(&mut self, env: &mut Env, input: Input) {
@@ -138,6 +163,7 @@ impl Node {
             Input::ClientGone { wire } => self.gone(env, wire),
             Input::Reported { token, report } => self.reported(env, now_ms, token, report),
             Input::Tailed(record) => self.learn(env, &record),
+            Input::Control(record) => self.controlled(env, now_ms, &record),
             Input::LinkAccepted { link } => self.link_up(env, link),
             Input::LinkClosed { link } => self.link_down(env, link),
             Input::FromWorker { link, items } => self.from_worker(env, now_ms, link, items),
@@ -157,10 +183,16 @@ impl Node {
         match conn {
             Conn::Handshaking(handshaking) => match handshaking.handle_frame(now_ms, &frame) {
                 Greeting::Verify(connect) => {
-                    let claims = claims(&connect.token, now_ms);
+                    let token = Token::read(&connect.token);
+                    if let Err(code) = self.control.admits(&token, env) {
+                        env.node_closes(wire, Some(code.number()));
+                        self.conns.remove(&wire);
+                        return;
+                    }
+                    let claims = token.claims(env, now_ms);
                     let device = connect.device.as_deref().unwrap_or_default().to_owned();
                     let since = connect.since.clone();
-                    self.connect(env, now_ms, wire, claims, device, since);
+                    self.connect(env, now_ms, wire, (claims, token.issued_ms), device, since);
                 }
                 Greeting::Answer(bytes) => env.node_writes(wire, bytes),
                 Greeting::Close(code) => env.node_closes(wire, Some(code.number())),
@@ -168,7 +200,22 @@ impl Node {
             Conn::Open(open) => {
                 let step = open.session.handle_frame(now_ms, parse(&frame), &Unlimited);
                 match step {
-                    Step::Nothing | Step::Close(_) | Step::Refresh { .. } | Step::Typing { .. } => {}
+                    Step::Nothing | Step::Close(_) | Step::Refresh { .. } => {}
+                    Step::Typing { conversation } => {
+                        let key = key_of(open, &conversation);
+                        let connection = open.id;
+                        if self.control.is_on("typing") {
+                            let partition = partition_of(&key, env.log.partitions);
+                            self.to_owner(partition, |_| {
+                                Item::Typing(Typing {
+                                    partition,
+                                    connection,
+                                    conversation: conversation.as_str().to_owned(),
+                                    ..Typing::default()
+                                })
+                            });
+                        }
+                    }
                     Step::Answer(bytes) => {
                         open.session.write(now_ms, bytes);
                     }
@@ -241,7 +288,15 @@ impl Node {
         self.flush(env, now_ms, wire);
     }
 
-    fn connect(&mut self, env: &mut Env, now_ms: u64, wire: u64, claims: Claims, device: String, since: Option<Since>) {
+    fn connect(
+        &mut self,
+        env: &mut Env,
+        now_ms: u64,
+        wire: u64,
+        (claims, issued_ms): (Claims, u64),
+        device: String,
+        since: Option<Since>,
+    ) {
         let since = match since {
             Some(Since::Own(seq)) if env.has(Bug::SinceOffByOne) => Some(Since::Own(seq + 1)),
             other => other,
@@ -266,6 +321,7 @@ impl Node {
             tenant: claims.tenant,
             user: claims.user,
             device,
+            issued_ms,
             partition: customer.then(|| partition_of(&key, env.log.partitions)),
             rank: id,
             registered: false,
@@ -361,6 +417,8 @@ impl Node {
         let reported = match report {
             Report::Logged { .. } => Reported::Logged,
             Report::Unavailable => Reported::Unavailable,
+            Report::Unknown if env.has(Bug::TimeoutIsSuccess) => Reported::Logged,
+            Report::Unknown if env.has(Bug::UnknownIsUnavailable) => Reported::Unavailable,
             Report::Unknown => Reported::Unknown,
         };
         if let Some(Conn::Open(open)) = self.conns.get_mut(&wire) {
@@ -434,7 +492,7 @@ impl Node {
     // ---- time ----
 
     fn tick(&mut self, env: &mut Env, now_ms: u64) {
-        env.tell(self.id, TICK_US, Input::Tick);
+        env.tell(self.id, env.knobs.tick_us, Input::Tick);
         let wires: Vec<u64> = self.conns.keys().copied().collect();
         for wire in wires {
             let Some(Conn::Open(open)) = self.conns.get_mut(&wire) else {
@@ -542,22 +600,6 @@ fn belonging<'a>(conns: impl Iterator<Item = &'a Conn>, partition: u32) -> Vec<(
             _ => None,
         })
         .collect()
-}
-
-/// The model's tokens: `tenant:role:user`.
-fn claims(token: &str, now_ms: u64) -> Claims {
-    let mut parts = token.split(':');
-    let mut part = || parts.next().unwrap_or_default();
-    Claims {
-        tenant: Tenant::new(part()).expect("the model's clients have good tenants"),
-        role: wire::event::role_of_name(part()).unwrap_or(Role::Unknown),
-        user: User::new(part()).expect("the model's clients have good names"),
-        expires_at_ms: now_ms + 86_400_000,
-        issued_at_ms: now_ms as i64,
-        device: None,
-        groups: Vec::new(),
-        priority: 1,
-    }
 }
 
 fn key_of(open: &Open, conversation: &User) -> ConversationKey {

@@ -1,7 +1,7 @@
 //! A modelled persistence process: the real fold, rows before states before the commit, the same write again until it is
 //! answered. (The real one's pure part lives in a crate with IO; what is checked here is the rule.)
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use conversation::{Event, Folded, State};
 use wire::codec::decode;
@@ -14,10 +14,16 @@ use super::env::{Env, ProcId};
 use super::input::{Input, LogRecord};
 use super::log::{Group, Topic};
 use super::store::{Answer, Ask, Marks, Row, Store, Write};
+use crate::checker::history::{Kind as Outcome, Op};
 
-/// Records in one write.
-const BATCH: usize = 32;
+/// A batch folded: its rows, and what became of its records.
+struct Batch {
+    rows: Write,
+    next: u64,
+    lines: Vec<Op>,
+}
 
+/// What a partition waits for. Rows are written batch by batch; now and then a cut writes the states, and then commits.
 enum Stage {
     Idle,
     /// These states are not known yet.
@@ -26,14 +32,18 @@ enum Stage {
         missing: BTreeMap<u64, ConversationKey>,
     },
     Rows {
-        rows: Write,
-        states: Write,
-        next: u64,
+        batch: Batch,
         token: u64,
     },
     States {
         states: Write,
         next: u64,
+        token: u64,
+    },
+    /// A seeded bug: states before rows.
+    Early {
+        states: Write,
+        batch: Batch,
         token: u64,
     },
 }
@@ -42,6 +52,12 @@ struct Part {
     generation: u64,
     queue: VecDeque<LogRecord>,
     states: BTreeMap<ConversationKey, State>,
+    /// Whose state is not written yet.
+    dirty: BTreeSet<ConversationKey>,
+    /// Rows are written up to here; a commit may say so once the states are, too.
+    next: u64,
+    committed: u64,
+    cut_at_us: u64,
     stage: Stage,
 }
 
@@ -57,6 +73,7 @@ impl Persist {
     pub fn start(env: &mut Env, id: ProcId) -> Self {
         env.start(id);
         env.join(id, Group::Persistence);
+        env.tell(id, env.knobs.tick_us, Input::Tick);
         Persist {
             id,
             parts: BTreeMap::new(),
@@ -65,23 +82,40 @@ impl Persist {
         }
     }
 
+    /// Told to leave.
+    pub fn stop(&mut self, env: &mut Env) {
+        self.parts.clear();
+        env.leave_group(self.id, Group::Persistence);
+    }
+
     pub fn handle(&mut self, env: &mut Env, input: Input) {
         match input {
+            Input::Tick => {
+                env.tell(self.id, env.knobs.tick_us, Input::Tick);
+                let partitions: Vec<u32> = self.parts.keys().copied().collect();
+                for partition in partitions {
+                    self.step(env, partition);
+                }
+            }
             Input::Assigned {
                 generation, partitions, ..
             } => {
                 for (partition, committed) in partitions {
-                    let part = Part {
-                        generation,
-                        queue: VecDeque::new(),
-                        states: BTreeMap::new(),
-                        stage: Stage::Idle,
-                    };
-                    self.parts.insert(partition, part);
                     let mut from = committed.unwrap_or(0);
                     if env.has(Bug::StartsAtLatest) {
                         from = env.log.end(Topic::Messages, partition);
                     }
+                    let part = Part {
+                        generation,
+                        queue: VecDeque::new(),
+                        states: BTreeMap::new(),
+                        dirty: BTreeSet::new(),
+                        next: from,
+                        committed: from,
+                        cut_at_us: env.now_us + env.knobs.cut_us,
+                        stage: Stage::Idle,
+                    };
+                    self.parts.insert(partition, part);
                     env.start_partition(self.id, Group::Persistence, partition, from);
                 }
             }
@@ -117,31 +151,32 @@ impl Persist {
         self.next_token
     }
 
-    /// Takes the next batch, and loads the states it needs.
+    /// A cut, if it is time for one; else the next batch, after the states it needs.
     fn step(&mut self, env: &mut Env, partition: u32) {
-        let partitions = env.log.partitions;
+        let token = self.token(partition);
         let Some(part) = self.parts.get_mut(&partition) else {
             return;
         };
-        if !matches!(part.stage, Stage::Idle) || part.queue.is_empty() {
+        if !matches!(part.stage, Stage::Idle) {
             return;
         }
-        let batch: Vec<LogRecord> = part.queue.drain(..part.queue.len().min(BATCH)).collect();
-        let mut unknown: Vec<ConversationKey> = Vec::new();
+        if part.next > part.committed && env.now_us >= part.cut_at_us {
+            let (states, next) = (states_of(part), part.next);
+            env.ask_store(self.id, Ask::Write(Box::new(states.clone())), token);
+            part.stage = Stage::States { states, next, token };
+            return;
+        }
+        if part.queue.is_empty() {
+            return;
+        }
+        let most = part.queue.len().min(env.knobs.batch_records);
+        let batch: Vec<LogRecord> = part.queue.drain(..most).collect();
+        let mut unknown: BTreeSet<ConversationKey> = BTreeSet::new();
         for record in &batch {
-            let Ok(decoded) = decode(
-                record.key.as_ref(),
-                record.value.as_ref(),
-                Partition(partition),
-                partitions,
-            ) else {
-                continue;
-            };
-            if let Some(key) = decoded.key
+            if let Some(key) = key_of(record, partition, env.log.partitions)
                 && !part.states.contains_key(&key)
-                && !unknown.contains(&key)
             {
-                unknown.push(key);
+                unknown.insert(key);
             }
         }
         let mut missing = BTreeMap::new();
@@ -158,6 +193,7 @@ impl Persist {
 
     /// Folds, once everything is loaded, and writes the rows.
     fn loaded(&mut self, env: &mut Env, partition: u32) {
+        let token = self.token(partition);
         let Some(part) = self.parts.get_mut(&partition) else {
             return;
         };
@@ -167,22 +203,22 @@ impl Persist {
         let Stage::Loading { batch, .. } = std::mem::replace(&mut part.stage, Stage::Idle) else {
             return;
         };
-        let next = batch.last().map_or(0, |r| r.offset + 1);
-        let (rows, states) = fold(part, partition, env.log.partitions, &batch);
-        let generation = part.generation;
+        let late = if env.has(Bug::WriteTimesAreNow) { env.now_us } else { 0 };
+        let mut batch = fold(part, partition, env.log.partitions, &batch, late);
+        if env.has(Bug::PoisonPassedOver) {
+            pass_over(&mut batch.lines);
+        }
         if env.has(Bug::CommitBeforeWork) {
-            env.commit(self.id, Group::Persistence, generation, (partition, next), 0);
+            env.commit(self.id, Group::Persistence, part.generation, (partition, batch.next), 0);
         }
-        let token = self.token(partition);
-        env.ask_store(self.id, Ask::Write(Box::new(rows.clone())), token);
-        if let Some(part) = self.parts.get_mut(&partition) {
-            part.stage = Stage::Rows {
-                rows,
-                states,
-                next,
-                token,
-            };
+        if env.has(Bug::StateBeforeEvents) {
+            let states = states_of(part);
+            env.ask_store(self.id, Ask::Write(Box::new(states.clone())), token);
+            part.stage = Stage::Early { states, batch, token };
+            return;
         }
+        env.ask_store(self.id, Ask::Write(Box::new(batch.rows.clone())), token);
+        part.stage = Stage::Rows { batch, token };
     }
 
     fn stored(&mut self, env: &mut Env, token: u64, answer: Answer) {
@@ -191,12 +227,14 @@ impl Persist {
         };
         let again = self.token(partition);
         let id = self.id;
+        let done = matches!(answer, Answer::Written) || env.has(Bug::LostWriteIsDone);
         let Some(part) = self.parts.get_mut(&partition) else {
             return;
         };
-        let stage = std::mem::replace(&mut part.stage, Stage::Idle);
-        part.stage = match (stage, answer) {
-            (Stage::Loading { batch, mut missing }, answer) => {
+        // The same write again until it is answered.
+        let write = |env: &mut Env, what: &Write| env.ask_store(id, Ask::Write(Box::new(what.clone())), again);
+        part.stage = match std::mem::replace(&mut part.stage, Stage::Idle) {
+            Stage::Loading { batch, mut missing } => {
                 if let Some(key) = missing.remove(&token) {
                     match answer {
                         Answer::Loaded { state, .. } => {
@@ -214,75 +252,94 @@ impl Persist {
                 part.stage = Stage::Loading { batch, missing };
                 return self.loaded(env, partition);
             }
-            (
-                Stage::Rows {
-                    rows,
-                    states,
-                    next,
-                    token: of,
-                },
-                answer,
-            ) if of == token => match answer {
-                Answer::Written => {
-                    env.ask_store(id, Ask::Write(Box::new(states.clone())), again);
-                    Stage::States {
-                        states,
-                        next,
-                        token: again,
-                    }
+            Stage::Early {
+                states,
+                batch,
+                token: of,
+            } if of == token => {
+                let next = if done { &batch.rows } else { &states };
+                write(env, next);
+                let token = again;
+                if done {
+                    Stage::Rows { batch, token }
+                } else {
+                    Stage::Early { states, batch, token }
                 }
-                _ => {
-                    env.ask_store(id, Ask::Write(Box::new(rows.clone())), again);
-                    Stage::Rows {
-                        rows,
-                        states,
-                        next,
-                        token: again,
+            }
+            Stage::Rows { batch, token: of } if of == token => {
+                if done {
+                    part.next = batch.next;
+                    for line in batch.lines {
+                        env.record(&id.name(), Outcome::Ok, line);
                     }
-                }
-            },
-            (
-                Stage::States {
-                    states,
-                    next,
-                    token: of,
-                },
-                answer,
-            ) if of == token => match answer {
-                Answer::Written => {
-                    env.commit(id, Group::Persistence, part.generation, (partition, next), 0);
                     Stage::Idle
+                } else {
+                    write(env, &batch.rows);
+                    let token = again;
+                    Stage::Rows { batch, token }
                 }
-                _ => {
-                    env.ask_store(id, Ask::Write(Box::new(states.clone())), again);
-                    Stage::States {
-                        states,
-                        next,
-                        token: again,
-                    }
+            }
+            Stage::States {
+                states,
+                next,
+                token: of,
+            } if of == token => {
+                if done {
+                    let more = u64::from(env.has(Bug::CommitOffByOne));
+                    env.commit(id, Group::Persistence, part.generation, (partition, next + more), 0);
+                    part.committed = next;
+                    part.cut_at_us = env.now_us + env.knobs.cut_us;
+                    part.dirty.clear();
+                    Stage::Idle
+                } else {
+                    write(env, &states);
+                    let token = again;
+                    Stage::States { states, next, token }
                 }
-            },
-            (other, _) => other,
+            }
+            other => other,
         };
         self.step(env, partition);
     }
 }
 
-/// One batch as two writes: rows and marks, then states.
-fn fold(part: &mut Part, partition: u32, partitions: u32, batch: &[LogRecord]) -> (Write, Write) {
+fn key_of(record: &LogRecord, partition: u32, partitions: u32) -> Option<ConversationKey> {
+    let (key, value) = (record.key.as_ref(), record.value.as_ref());
+    decode(key, value, Partition(partition), partitions).ok()?.key
+}
+
+fn states_of(part: &Part) -> Write {
+    let mut states = Write::default();
+    for key in &part.dirty {
+        if let Some(state) = part.states.get(key)
+            && let Some(applied) = state.applied()
+        {
+            let cell = (key.clone(), state.encode(), applied, state.session_state());
+            states.states.push(cell);
+        }
+    }
+    states
+}
+
+/// One batch: rows and marks to be written, and an account of it.
+fn fold(part: &mut Part, partition: u32, partitions: u32, batch: &[LogRecord], late: u64) -> Batch {
     let mut rows = Write::default();
-    let mut changed: BTreeMap<ConversationKey, ()> = BTreeMap::new();
+    let mut lines = Vec::new();
+    let (mut events, mut states, mut repeats, mut dead_letters) = (0, 0, 0, 0);
     for record in batch {
-        let Ok(decoded) = decode(
-            record.key.as_ref(),
-            record.value.as_ref(),
-            Partition(partition),
-            partitions,
-        ) else {
+        let (key, value) = (record.key.as_ref(), record.value.as_ref());
+        let Ok(decoded) = decode(key, value, Partition(partition), partitions) else {
+            dead_letters += 1;
+            lines.push(Op::DeadLetter {
+                topic: "messages".into(),
+                partition,
+                offset: record.offset,
+            });
             continue;
         };
         let Some(key) = decoded.key else {
             rows.marks.extend(marks(&decoded.record));
+            states += 1;
             continue;
         };
         let position = Position::new(Epoch(EPOCH), Offset(record.offset));
@@ -291,26 +348,41 @@ fn fold(part: &mut Part, partition: u32, partitions: u32, batch: &[LogRecord]) -
         };
         match state.fold(&key, position, record.at_ms, &decoded.record) {
             Folded::Event(event) => {
-                rows.rows.push((key.clone(), row_of(&event)));
-                changed.insert(key, ());
+                events += 1;
+                let mut row = row_of(&event);
+                row.position = Position::new(Epoch(EPOCH), Offset(record.offset + late));
+                rows.rows.push((key.clone(), row));
+                part.dirty.insert(key);
             }
             Folded::Session(_) => {
-                changed.insert(key, ());
+                states += 1;
+                part.dirty.insert(key);
             }
-            _ => {}
+            Folded::Unnumbered => states += 1,
+            Folded::Skipped | Folded::Repeat { .. } | Folded::Superseded => repeats += 1,
         }
     }
-    let mut states = Write::default();
-    for key in changed.into_keys() {
-        if let Some(state) = part.states.get(&key)
-            && let Some(applied) = state.applied()
-        {
-            states
-                .states
-                .push((key, state.encode(), applied, state.session_state()));
+    let next = batch.last().map_or(part.next, |r| r.offset + 1);
+    lines.push(Op::Account {
+        partition,
+        from: batch.first().map_or(next, |r| r.offset),
+        to: next,
+        rows: events,
+        states,
+        repeats,
+        dead_letters,
+    });
+    Batch { rows, next, lines }
+}
+
+/// The seeded bug: nobody is told of dead letters.
+fn pass_over(lines: &mut Vec<Op>) {
+    lines.retain(|line| !matches!(line, Op::DeadLetter { .. }));
+    for line in lines {
+        if let Op::Account { dead_letters, .. } = line {
+            *dead_letters = 0;
         }
     }
-    (rows, states)
 }
 
 pub fn row_of(event: &Event) -> Row {
@@ -339,33 +411,35 @@ fn marks(record: &wire::record::Record) -> Vec<(ConversationKey, Marks)> {
 }
 
 /// Folds a partition's whole log into the store again, in pieces of `piece` records, each loading what the one before wrote.
-pub fn replay(store: &mut Store, partition: u32, partitions: u32, records: &[LogRecord], piece: usize) {
+/// `late`: see [`Bug::WriteTimesAreNow`].
+pub fn replay(
+    store: &mut Store,
+    (partition, partitions): (u32, u32),
+    records: &[LogRecord],
+    (piece, late): (usize, u64),
+) {
     for batch in records.chunks(piece) {
         let mut part = Part {
             generation: 0,
             queue: VecDeque::new(),
             states: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            next: 0,
+            committed: 0,
+            cut_at_us: 0,
             stage: Stage::Idle,
         };
-        for record in batch {
-            if let Ok(decoded) = decode(
-                record.key.as_ref(),
-                record.value.as_ref(),
-                Partition(partition),
-                partitions,
-            ) && let Some(key) = decoded.key
-            {
-                let cell = store
-                    .all
-                    .get(&key)
-                    .and_then(|c| c.state.as_ref())
-                    .map(|(cell, _)| cell.clone());
-                let state = cell.map_or_else(State::default, |cell| State::decode(cell).unwrap_or_default());
-                part.states.entry(key).or_insert(state);
-            }
+        for key in batch.iter().filter_map(|record| key_of(record, partition, partitions)) {
+            let cell = store
+                .all
+                .get(&key)
+                .and_then(|c| c.state.as_ref())
+                .map(|(cell, _)| cell.clone());
+            let state = cell.map_or_else(State::default, |cell| State::decode(cell).unwrap_or_default());
+            part.states.entry(key).or_insert(state);
         }
-        let (rows, states) = fold(&mut part, partition, partitions, batch);
-        store.write(&rows);
-        store.write(&states);
+        let folded = fold(&mut part, partition, partitions, batch, late);
+        store.write(&folded.rows);
+        store.write(&states_of(&part));
     }
 }

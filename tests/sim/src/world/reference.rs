@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use conversation::{Folded, SessionChange, State};
 use wire::codec::decode;
-use wire::record::Session;
+use wire::record::{Session, SessionState};
 use wire::{ConversationKey, Epoch, Offset, Partition, Position};
 
 use super::EPOCH;
@@ -50,6 +50,7 @@ pub fn logged(env: &mut Env, partition: u32, record: &LogRecord) {
         _ => (None, None),
     };
     let from = decoded.record.from.clone().unwrap_or_default();
+    let (shown, agent) = (shown(state.session_state()), state.agent().to_owned());
     let op = Op::Record {
         partition,
         offset: record.offset,
@@ -59,12 +60,24 @@ pub fn logged(env: &mut Env, partition: u32, record: &LogRecord) {
         from_user: from.user,
         hash: String::new(),
         seq,
+        state: shown.into(),
+        agent,
     };
     env.record("log", Kind::Ok, op);
     if let Some(change) = change {
         members(env, &mut reference, &key, &change, seq.unwrap_or(last_seq));
     }
     env.reference = reference;
+}
+
+fn shown(state: SessionState) -> &'static str {
+    match state {
+        SessionState::SessionIdle => "idle",
+        SessionState::SessionWanted => "wanted",
+        SessionState::SessionQueued => "queued",
+        SessionState::SessionActive => "active",
+        SessionState::SessionLeft => "left",
+    }
 }
 
 fn members(env: &mut Env, reference: &mut Reference, key: &ConversationKey, change: &SessionChange, seq: u64) {

@@ -1,7 +1,7 @@
 //! The modelled store: cells with write times, of which the higher stands. It may be away; then a write may or may not have
 //! been done, and may be done later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use wire::record::SessionState;
@@ -70,19 +70,26 @@ pub enum Answer {
 }
 
 #[derive(Debug)]
-pub enum StoreOp {
-    Do {
-        from: Member,
-        token: u64,
-        ask: Ask,
-        answered: bool,
-    },
+pub struct StoreOp {
+    from: Member,
+    token: u64,
+    ask: Box<Ask>,
+    answered: bool,
 }
 
 #[derive(Default)]
 pub struct Store {
     pub all: BTreeMap<ConversationKey, Conversation>,
+    /// The latest rows, with when they were written: some replica may not have them yet.
+    recent: VecDeque<(u64, ConversationKey, u64)>,
+    /// A seeded bug: marks are overwritten.
+    pub marks_overwritten: bool,
 }
+
+/// Loads are read at QUORUM. Pages are not, so a replica may lack what was written within this time.
+const LAG_US: u64 = 6 * S;
+/// A request is given up on after this.
+const TIMEOUT_US: u64 = 2 * S;
 
 impl Store {
     /// Everything, write times included.
@@ -111,7 +118,7 @@ impl Store {
         for (key, marks) in &write.marks {
             let of = self.all.entry(key.clone()).or_default();
             for (old, new) in of.marks.iter_mut().zip(marks) {
-                *old = (*old).max(*new);
+                *old = if self.marks_overwritten { *new } else { (*old).max(*new) };
             }
         }
         new
@@ -127,22 +134,36 @@ impl Env {
             _ => self.pick(300..6 * MS),
         };
         let from = (from, life);
-        let down = self.plan.until(self.now_us, |f| *f == Fault::StoreDown);
-        let Some(until) = down else {
+        let ask = Box::new(ask);
+        if self.plan.until(self.now_us, |f| *f == Fault::StoreSlow).is_some() {
+            self.hit(|f| *f == Fault::StoreSlow);
+            let takes = takes + self.pick(0..3 * S);
+            let answered = takes < TIMEOUT_US;
+            if !answered {
+                let answer = Answer::TimedOut;
+                self.tell_life(from.0, from.1, TIMEOUT_US, Input::Stored { token, answer });
+            }
+            let op = StoreOp {
+                from,
+                token,
+                ask,
+                answered,
+            };
+            return self.after(takes, Event::Store(op));
+        }
+        let Some(until) = self.plan.until(self.now_us, |f| *f == Fault::StoreDown) else {
             let answered = true;
-            return self.after(
-                takes,
-                Event::Store(StoreOp::Do {
-                    from,
-                    token,
-                    ask,
-                    answered,
-                }),
-            );
+            let op = StoreOp {
+                from,
+                token,
+                ask,
+                answered,
+            };
+            return self.after(takes, Event::Store(op));
         };
         self.hit(|f| *f == Fault::StoreDown);
         let answer = Answer::TimedOut;
-        self.tell_life(from.0, from.1, 2 * S, Input::Stored { token, answer });
+        self.tell_life(from.0, from.1, TIMEOUT_US, Input::Stored { token, answer });
         // Lost on the way, done at once with the answer lost, or done much later.
         let late = match self.pick(0..3) {
             0 => return,
@@ -150,25 +171,43 @@ impl Env {
             _ => until.saturating_sub(self.now_us) + takes + self.pick(0..3 * S),
         };
         let answered = false;
-        self.after(
-            late,
-            Event::Store(StoreOp::Do {
-                from,
-                token,
-                ask,
-                answered,
-            }),
-        );
+        let op = StoreOp {
+            from,
+            token,
+            ask,
+            answered,
+        };
+        self.after(late, Event::Store(op));
+    }
+
+    /// A page as a replica has it that may lag. One with a hole is read again at QUORUM; one that only ends early is not seen to.
+    fn page(&mut self, key: &ConversationKey, after: u64, limit: u32) -> Vec<Row> {
+        let rows = self.store.all.get(key).map(|c| &c.rows);
+        let page = rows.into_iter().flat_map(|r| r.range(after + 1..)).take(limit as usize);
+        let page: Vec<Row> = page.map(|(_, row)| row.clone()).collect();
+        if self.plan.until(self.now_us, |f| *f == Fault::StoreStale).is_none() {
+            return page;
+        }
+        let since_us = self.now_us.saturating_sub(self.pick(0..LAG_US));
+        let recent = self.store.recent.iter().rev().take_while(|(at_us, _, _)| *at_us > since_us);
+        let missing: Vec<u64> = recent.filter(|(_, k, _)| k == key).map(|(_, _, seq)| *seq).collect();
+        let stale: Vec<Row> = page.iter().filter(|r| !missing.contains(&r.seq)).cloned().collect();
+        let hole = stale.iter().zip(after + 1..).any(|(row, seq)| row.seq != seq);
+        if hole || stale.len() == page.len() {
+            return page;
+        }
+        self.hit(|f| *f == Fault::StoreStale);
+        stale
     }
 
     pub fn store_op(&mut self, op: StoreOp) {
-        let StoreOp::Do {
+        let StoreOp {
             from,
             token,
             ask,
             answered,
         } = op;
-        let answer = match ask {
+        let answer = match *ask {
             Ask::Load(key) => {
                 let of = self.store.all.get(&key);
                 Answer::Loaded {
@@ -176,11 +215,7 @@ impl Env {
                     marks: of.map_or(Marks::default(), |c| c.marks),
                 }
             }
-            Ask::Page { key, after, limit } => {
-                let rows = self.store.all.get(&key).map(|c| &c.rows);
-                let page = rows.into_iter().flat_map(|r| r.range(after + 1..)).take(limit as usize);
-                Answer::Page(page.map(|(_, row)| row.clone()).collect())
-            }
+            Ask::Page { key, after, limit } => Answer::Page(self.page(&key, after, limit)),
             Ask::OpenSessions { partition } => {
                 let partitions = self.log.partitions;
                 let open = self.store.all.iter().filter(|(key, c)| {
@@ -191,12 +226,17 @@ impl Env {
             }
             Ask::Write(write) => {
                 for (key, row) in self.store.write(&write) {
+                    self.store.recent.push_back((self.now_us, key.clone(), row.seq));
                     let op = Op::Row {
                         tenant: key.tenant.as_str().into(),
                         conversation: key.customer.as_str().into(),
                         seen: seen::of_entry(&row.entry),
                     };
                     self.record("store", Kind::Ok, op);
+                }
+                let old_us = self.now_us.saturating_sub(LAG_US);
+                while self.store.recent.front().is_some_and(|(at_us, _, _)| *at_us < old_us) {
+                    self.store.recent.pop_front();
                 }
                 Answer::Written
             }

@@ -19,8 +19,6 @@ use super::store::{Answer, Ask};
 use super::topics;
 use crate::checker::history::{Generation as Shown, Kind, Op};
 
-const TICK_US: u64 = 250 * MS;
-
 /// What an answer is for.
 enum Waits {
     Announced {
@@ -80,17 +78,17 @@ pub struct WorkerProc {
 }
 
 impl WorkerProc {
-    pub fn start(env: &mut Env, id: ProcId, bytes_budget: usize) -> Self {
+    pub fn start(env: &mut Env, id: ProcId) -> Self {
         env.start(id);
         let incarnation = env.pick(1..u64::MAX);
         env.tail_owners(id);
         env.join(id, Group::Delivery);
-        env.tell(id, TICK_US, Input::Tick);
+        env.tell(id, env.knobs.tick_us, Input::Tick);
         let core = Worker::new(Options {
             worker: WorkerId(incarnation),
             name: id.name(),
             topics: topics(env.log.partitions),
-            bytes_budget,
+            bytes_budget: env.knobs.bytes_budget,
         });
         WorkerProc {
             id,
@@ -123,6 +121,7 @@ impl WorkerProc {
                         ..Owned::default()
                     };
                     self.owned.insert(partition, owned);
+                    self.core.handle_claimed(Partition(partition));
                     self.announce(env, partition, false);
                 }
             }
@@ -179,6 +178,16 @@ impl WorkerProc {
             _ => {}
         }
         self.carry_out(env, now_ms);
+    }
+
+    /// Told to leave: it hands over what it has.
+    pub fn stop(&mut self, env: &mut Env) {
+        let now_ms = env.now_ms(self.id);
+        for partition in std::mem::take(&mut self.owned).into_keys() {
+            self.core.handle_revoked(now_ms, Partition(partition));
+        }
+        self.carry_out(env, now_ms);
+        env.leave_group(self.id, Group::Delivery);
     }
 
     // ---- ownership ----
@@ -243,6 +252,11 @@ impl WorkerProc {
         };
         let Some(announced) = owned.announced else { return };
         owned.started = true;
+        let committed = if env.has(Bug::DeliveryStartsAtLatest) {
+            env.log.end(Topic::Messages, partition)
+        } else {
+            committed
+        };
         let generation = Generation {
             group: owned.group_generation,
             announced,
@@ -332,6 +346,7 @@ impl WorkerProc {
                 } else {
                     state
                 };
+                let marks = if env.has(Bug::WatermarksForgotten) { [0; 4] } else { marks };
                 let loaded = Loaded {
                     state,
                     marks: Marks {
@@ -348,7 +363,7 @@ impl WorkerProc {
                     .into_iter()
                     .map(|row| PageRow {
                         seq: Seq(row.seq),
-                        staff_only: row.staff_only,
+                        staff_only: row.staff_only && !env.has(Bug::NotesReadAsMessages),
                         at_ms: row.at_ms,
                         entry: row.entry,
                     })
@@ -467,6 +482,7 @@ impl WorkerProc {
             } => {
                 let topic = match to {
                     ProduceTo::Messages => Topic::Messages,
+                    ProduceTo::Desk if env.has(Bug::WantedNeverAsked) => return,
                     ProduceTo::Desk => Topic::Desk,
                 };
                 let record = ToAppend {
@@ -490,7 +506,7 @@ impl WorkerProc {
     // ---- time ----
 
     fn tick(&mut self, env: &mut Env, now_ms: u64) {
-        env.tell(self.id, TICK_US, Input::Tick);
+        env.tell(self.id, env.knobs.tick_us, Input::Tick);
         self.core.handle_tick(now_ms);
         let now_us = env.now_us;
         let silent: Vec<u64> = self
@@ -533,6 +549,13 @@ impl WorkerProc {
             let offset = self.core.position(Partition(partition)).unwrap_or(Offset::ZERO).0;
             env.commit(self.id, Group::Delivery, generation, (partition, offset), generation);
         }
+        let sample = Op::Sample {
+            what: "items queued for links".into(),
+            of: self.id.name(),
+            value: self.core.queued_items() as u64,
+            cap: (limits::LINK_QUEUE_ITEMS * self.links.len().max(1)) as u64,
+        };
+        env.record(&self.id.name(), Kind::Info, sample);
     }
 }
 

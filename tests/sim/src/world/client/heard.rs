@@ -23,6 +23,8 @@ impl Client {
                     role: self.person.role,
                     device: Some(self.person.device.into()),
                     node: c.node.into_owned(),
+                    expires_us: None,
+                    bad_token: false,
                 };
                 self.record(env, Kind::Ok, op);
                 self.link = Link::Up {

@@ -15,8 +15,14 @@ impl Node {
         if self.owners.get(&partition).is_some_and(|k| k.generation >= generation) {
             return;
         }
-        self.heard.accept(Partition(partition), generation);
         let worker = owner.worker_incarnation;
+        if env.has(Bug::StaysWithOldOwner)
+            && let Some(old) = self.owners.get(&partition)
+            && self.links.get(&old.worker).is_some_and(|l| l.up)
+        {
+            return;
+        }
+        self.heard.accept(Partition(partition), generation);
         self.owners.insert(partition, OwnerEntry { worker, generation });
         let Some(to) = proc_of_address(&owner.link_address) else {
             return;
@@ -33,7 +39,7 @@ impl Node {
             register_later: Vec::new(),
             items: Vec::new(),
         });
-        if link.up {
+        if link.up && !env.has(Bug::NeverRegisteredAgain) {
             let known = self.conns.values();
             link.register.extend(belonging(known, partition));
         }
@@ -84,6 +90,10 @@ impl Node {
             .collect();
         let mut register = Vec::new();
         for partition in owned {
+            if env.has(Bug::NeverRegisteredAgain) && self.registered_once.contains(&partition) {
+                continue;
+            }
+            self.registered_once.insert(partition);
             register.extend(belonging(self.conns.values(), partition));
         }
         let item = FromNode {
@@ -296,9 +306,11 @@ impl Node {
             return;
         }
         for wire in self.wires(&push.connections) {
+            let any = env.has(Bug::AnyPushIsWritten);
             self.with(wire, |open| {
-                open.session
-                    .handle_push(now_ms, &push.conversation, Seq(push.seq), push.frame.clone())
+                let session = &mut open.session;
+                let next = session.handle_push(now_ms, &push.conversation, Seq(push.seq), push.frame.clone());
+                next || (any && session.write(now_ms, push.frame.clone()))
             });
             self.flush(env, now_ms, wire);
         }
