@@ -194,7 +194,10 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
     let list = |of: &[usize]| of.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let mut command = format!("cargo run -p sim -- run --seed {seed}");
     if let Some(faults) = &options.faults {
-        command += &format!(" --faults {}", if faults.is_empty() { "none".into() } else { list(faults) });
+        command += &format!(
+            " --faults {}",
+            if faults.is_empty() { "none".into() } else { list(faults) }
+        );
     }
     if let Some(clients) = &options.clients {
         command += &format!(" --clients {}", list(clients));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::facts::Conversation;
 use super::history::{Op, Phase};
 use super::i07_delivery_complete::{due, handed_until, told};
-use super::spans::spans;
+use super::spans::{Spans, spans};
 use super::{Facts, Invariant, Tally, Verdict};
 
 pub const I15: Invariant = Invariant {
@@ -63,7 +63,7 @@ fn still_routed(facts: &Facts, tally: &mut Tally) {
             *last = (*last).max(seq);
         }
     }
-    let spans = spans(facts);
+    let all_spans = spans(facts);
     let handed = handed_until(facts, settled);
     let told = told(facts, settled);
     let outlived = facts
@@ -72,6 +72,10 @@ fn still_routed(facts: &Facts, tally: &mut Tally) {
         .filter(|(_, c)| c.open_at(healed) && c.open_at(settled));
     for (name, conn) in outlived {
         for (conversation, last) in known.iter().filter(|(c, _)| c.0 == conn.tenant) {
+            // Who was attached after the heal is not late yet.
+            let of_user = all_spans.get(&(*conversation, conn.user)).into_iter().flatten();
+            let begun = of_user.filter(|s| s.had_begun(healed, *last)).copied().collect();
+            let spans = Spans::from([((*conversation, conn.user), begun)]);
             // Only what stood on the device: where it should have begun is I7's question.
             let Some(of) = handed.get(&(conn.device, *conversation)) else {
                 continue;

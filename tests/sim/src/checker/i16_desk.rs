@@ -184,7 +184,10 @@ fn one_place(now: &Now, tally: &mut Tally, step: &Step) {
         let mut entries = vec![*at];
         entries.extend(holders.iter().map(|h| h.1));
         tally.case(right, &entries, || {
-            format!("{customer} is in {:?} {:?} and with {names:?}", place.state, place.agent)
+            format!(
+                "{customer} is in {:?} {:?} and with {names:?}",
+                place.state, place.agent
+            )
         });
     }
 }
@@ -230,7 +233,10 @@ fn sessions<'a>(facts: &Facts<'a>, until: usize) -> BTreeMap<(&'a str, &'a str),
                 agent,
                 ..
             } if !state.is_empty() => {
-                now.insert((tenant.as_str(), conversation.as_str()), (state.as_str(), agent.as_str(), at));
+                now.insert(
+                    (tenant.as_str(), conversation.as_str()),
+                    (state.as_str(), agent.as_str(), at),
+                );
             }
             Op::Conversation {
                 conn,

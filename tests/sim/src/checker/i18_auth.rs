@@ -66,7 +66,9 @@ fn decide(facts: &Facts) -> Verdict {
             }
             Op::Record { id, .. } => {
                 if let Some((conn, sent)) = tried.get(id.as_str()) {
-                    tally.case(false, &[*sent, at], || format!("{conn} had a bad token and its {id} is in the log"));
+                    tally.case(false, &[*sent, at], || {
+                        format!("{conn} had a bad token and its {id} is in the log")
+                    });
                 }
                 continue;
             }
@@ -84,7 +86,10 @@ fn decide(facts: &Facts) -> Verdict {
         if let Some(expires_us) = expires_us {
             let late = now_us > expires_us + TOKEN_LEEWAY_S * 1_000_000 + SLACK_US && calm(expires_us);
             tally.case(!late, &[begun, at], || {
-                format!("{conn} is served {} ms after its token expired", (now_us - expires_us) / 1_000)
+                format!(
+                    "{conn} is served {} ms after its token expired",
+                    (now_us - expires_us) / 1_000
+                )
             });
         }
         if let Some(known) = facts.conns.get(conn.as_str())
@@ -93,7 +98,10 @@ fn decide(facts: &Facts) -> Verdict {
         {
             let late = now_us > when_us + REVOKED_WITHIN_US && calm(when_us);
             tally.case(!late, &[begun, said, at], || {
-                format!("{conn} is served {} ms after it was revoked", (now_us - when_us) / 1_000)
+                format!(
+                    "{conn} is served {} ms after it was revoked",
+                    (now_us - when_us) / 1_000
+                )
             });
         }
     }

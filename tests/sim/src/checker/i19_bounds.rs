@@ -14,7 +14,9 @@ fn decide(facts: &Facts) -> Verdict {
     let mut tally = Tally::default();
     for (at, entry) in facts.entries.iter().enumerate() {
         if let Op::Sample { what, of, value, cap } = &entry.op {
-            tally.case(value <= cap, &[at], || format!("{of} holds {value} {what} of at most {cap}"));
+            tally.case(value <= cap, &[at], || {
+                format!("{of} holds {value} {what} of at most {cap}")
+            });
         }
     }
     if tally.cases == 0 {

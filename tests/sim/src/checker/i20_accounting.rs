@@ -52,7 +52,10 @@ fn decide(facts: &Facts) -> Verdict {
             .get(&partition)
             .map_or(0, |of| of.range(range.clone()).count() as u64);
         tally.case(named == became[3], &[at], || {
-            format!("partition {partition}: {} dead letters of {range:?}, {named} of them named", became[3])
+            format!(
+                "partition {partition}: {} dead letters of {range:?}, {named} of them named",
+                became[3]
+            )
         });
     }
     tally.verdict()

@@ -226,11 +226,7 @@ pub enum Op {
         dead_letters: u64,
     },
     /// Ok, when a record that cannot be folded is in the dead-letter topic.
-    DeadLetter {
-        topic: String,
-        partition: u32,
-        offset: u64,
-    },
+    DeadLetter { topic: String, partition: u32, offset: u64 },
     /// Ok, by the desk (or a fold of its log beside it): after the record at `offset` of the tenant's desk log, appended at `at_ms`,
     /// the conversation's session is in another place. `state`: `idle`, `wanted`, `queue`, `agent` (then with `agent`) or `left`.
     /// `cause` names why. A desk that replays its log writes the same lines again; they are compared.

@@ -11,13 +11,31 @@ use super::history::{Op, Role, Seen};
 pub struct Span {
     pub from: u64,
     pub to: Option<u64>,
+    pub since: Since,
+}
+
+/// When a span began: with this entry, or with the event of this seq.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    Entry(usize),
+    Seq(u64),
+}
+
+impl Span {
+    /// It had begun by then: `entry`, and the last row known at that time.
+    pub fn had_begun(&self, entry: usize, last_row: u64) -> bool {
+        match self.since {
+            Since::Entry(at) => at <= entry,
+            Since::Seq(seq) => seq <= last_row,
+        }
+    }
 }
 
 pub type Spans<'a> = BTreeMap<(Conversation<'a>, &'a str), Vec<Span>>;
 
 pub fn spans<'a>(facts: &Facts<'a>) -> Spans<'a> {
     let mut spans = Spans::new();
-    for entry in facts.entries {
+    for (at, entry) in facts.entries.iter().enumerate() {
         if let Op::Member {
             tenant,
             conversation,
@@ -28,10 +46,11 @@ pub fn spans<'a>(facts: &Facts<'a>) -> Spans<'a> {
         {
             let of = spans.entry(((tenant, conversation), user)).or_default();
             // A later line about the same span says how it ended.
-            of.retain(|s| s.from != *from_seq);
+            let known = of.iter().position(|s| s.from == *from_seq).map(|i| of.remove(i));
             of.push(Span {
                 from: *from_seq,
                 to: *to_seq,
+                since: known.map_or(Since::Entry(at), |k| k.since),
             });
         }
     }
@@ -79,10 +98,11 @@ fn derive<'a>(conversation: Conversation<'a>, rows: impl Iterator<Item = &'a See
                     assigned = &row.agent;
                 }
                 if open.insert(&row.agent, ()).is_none() {
-                    spans
-                        .entry((conversation, &row.agent))
-                        .or_default()
-                        .push(Span { from, to: None });
+                    spans.entry((conversation, &row.agent)).or_default().push(Span {
+                        from,
+                        to: None,
+                        since: Since::Seq(row.seq),
+                    });
                 }
             }
             "closed" => {

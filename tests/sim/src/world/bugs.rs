@@ -55,8 +55,8 @@ pub enum Bug {
     WatermarksOverwritten,
     /// What nobody can read is passed over without a dead letter.
     PoisonPassedOver,
-    /// The desk writes its snapshot while effects are not confirmed.
-    DeskForgetsEffects,
+    /// A desk that takes over begins at the log's end instead of its committed offset.
+    DeskStartsAtLatest,
     /// The desk does not repeat an effect that failed.
     DeskEffectsOnce,
 }

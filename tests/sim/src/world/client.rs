@@ -159,7 +159,11 @@ impl Client {
                 let told_off = [wire::CloseCode::Replaced, wire::CloseCode::Revoked].map(|c| Some(c.number()));
                 self.disconnected(env, code);
                 // Whoever was replaced or revoked does not come back by itself; a person does, later, with a new token.
-                let wait = if told_off.contains(&code) { 3 * S } else { env.pick(20 * MS..800 * MS) };
+                let wait = if told_off.contains(&code) {
+                    3 * S
+                } else {
+                    env.pick(20 * MS..800 * MS)
+                };
                 self.link = Link::Away {
                     until_us: env.now_us + wait,
                 };
@@ -450,7 +454,8 @@ impl Client {
         let Link::Up { wire, .. } = self.link else { return };
         let mut blocked: BTreeSet<String> = BTreeSet::new();
         let window = env.knobs.window;
-        let mut in_flight = self.outbox.iter().filter(|p| p.written).count();
+        // What a desk is asked may go unanswered: it counts for nothing.
+        let mut in_flight = self.outbox.iter().filter(|p| p.written && p.send).count();
         let mut out = Vec::new();
         for p in &mut self.outbox {
             if p.written || blocked.contains(&p.conversation) {
@@ -459,13 +464,13 @@ impl Client {
             let place = self.places.get(&p.conversation);
             let caught_up = place.is_some_and(|pl| pl.target.is_some_and(|t| pl.last.unwrap_or(0) >= t));
             let held = p.ever_written && p.send && !caught_up && env.now_us < self.hold_until_us;
-            if held || env.now_us < p.not_before_us || in_flight >= window {
+            if held || env.now_us < p.not_before_us || (p.send && in_flight >= window) {
                 blocked.insert(p.conversation.clone());
                 continue;
             }
             p.written = true;
             p.ever_written = true;
-            in_flight += 1;
+            in_flight += usize::from(p.send);
             let op = p.send.then(|| Op::Send {
                 conn: self.conn.clone(),
                 conversation: p.conversation.clone(),

@@ -18,7 +18,6 @@ use super::log::{Group, ToAppend, Topic};
 use super::{EPOCH, partition_of};
 use crate::checker::history::Kind;
 
-
 #[derive(Default)]
 struct Owned {
     generation: u64,
@@ -59,7 +58,10 @@ impl DeskProc {
                 generation, partitions, ..
             } => {
                 for (partition, committed) in partitions {
-                    let from = committed.unwrap_or(0);
+                    let mut from = committed.unwrap_or(0);
+                    if env.has(Bug::DeskStartsAtLatest) {
+                        from = env.log.end(Topic::Desk, partition);
+                    }
                     let mut owned = Owned {
                         generation,
                         next: from,
@@ -208,7 +210,7 @@ impl DeskProc {
             return;
         };
         // Not while an effect is not confirmed: whoever takes over must decide it again.
-        let confirmed = self.pending.is_empty() || env.has(Bug::DeskForgetsEffects);
+        let confirmed = self.pending.is_empty();
         if owned.since_snapshot < env.knobs.snapshot_records || !confirmed || owned.cutting.is_some() {
             return;
         }

@@ -64,8 +64,15 @@ pub struct ProcState {
 
 #[derive(Debug)]
 pub enum Event {
-    Proc { to: ProcId, life: u32, input: Input },
-    Client { to: usize, input: ClientInput },
+    Proc {
+        to: ProcId,
+        life: u32,
+        input: Input,
+    },
+    Client {
+        to: usize,
+        input: ClientInput,
+    },
     Log(LogOp),
     Store(StoreOp),
     Fault(usize),

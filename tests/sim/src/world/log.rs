@@ -115,6 +115,8 @@ struct Position {
 
 pub struct Log {
     pub partitions: u32,
+    /// The run is over: nothing is taken any more.
+    pub closed: bool,
     parts: BTreeMap<(Topic, u32), Part>,
     groups: BTreeMap<Group, GroupState>,
     tails: BTreeSet<Member>,
@@ -130,6 +132,7 @@ impl Log {
     pub fn new(partitions: u32) -> Self {
         Log {
             partitions,
+            closed: false,
             parts: BTreeMap::new(),
             groups: BTreeMap::new(),
             tails: BTreeSet::new(),
@@ -281,6 +284,9 @@ impl Env {
     }
 
     fn append(&mut self, from: Option<Member>, record: ToAppend, token: u64, report_us: Option<u64>) {
+        if self.log.closed {
+            return;
+        }
         let mut at_ms = self.true_ms() as i64;
         let now_us = self.now_us;
         for planned in &mut self.plan.0 {

@@ -189,7 +189,12 @@ impl Env {
             return page;
         }
         let since_us = self.now_us.saturating_sub(self.pick(0..LAG_US));
-        let recent = self.store.recent.iter().rev().take_while(|(at_us, _, _)| *at_us > since_us);
+        let recent = self
+            .store
+            .recent
+            .iter()
+            .rev()
+            .take_while(|(at_us, _, _)| *at_us > since_us);
         let missing: Vec<u64> = recent.filter(|(_, k, _)| k == key).map(|(_, _, seq)| *seq).collect();
         let stale: Vec<Row> = page.iter().filter(|r| !missing.contains(&r.seq)).cloned().collect();
         let hole = stale.iter().zip(after + 1..).any(|(row, seq)| row.seq != seq);

@@ -346,7 +346,11 @@ impl WorkerProc {
                 } else {
                     state
                 };
-                let marks = if env.has(Bug::WatermarksForgotten) { [0; 4] } else { marks };
+                let marks = if env.has(Bug::WatermarksForgotten) {
+                    [0; 4]
+                } else {
+                    marks
+                };
                 let loaded = Loaded {
                     state,
                     marks: Marks {

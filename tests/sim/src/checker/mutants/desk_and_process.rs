@@ -192,11 +192,15 @@ fn i18_service_after_the_token_ended_after_a_revocation_and_without_a_good_token
 
 #[test]
 fn i19_a_sample_above_its_bound() {
-    let above = last(good(), |op| matches!(op, Op::Sample { .. }), |e| {
-        if let Op::Sample { value, .. } = &mut e.op {
-            *value = 11;
-        }
-    });
+    let above = last(
+        good(),
+        |op| matches!(op, Op::Sample { .. }),
+        |e| {
+            if let Op::Sample { value, .. } = &mut e.op {
+                *value = 11;
+            }
+        },
+    );
     assert!(broken("I19", &above).contains("holds 11 bytes of at most 10"));
 }
 
@@ -210,10 +214,7 @@ fn i20_a_record_that_became_nothing_and_a_dead_letter_without_a_name() {
     });
     assert!(broken("I20", &lost).contains("1 records were read and 0 are accounted for"));
     let unnamed = last(good(), is_account, |e| {
-        if let Op::Account {
-            rows, dead_letters, ..
-        } = &mut e.op
-        {
+        if let Op::Account { rows, dead_letters, .. } = &mut e.op {
             (*rows, *dead_letters) = (0, 1);
         }
     });
@@ -233,14 +234,32 @@ fn l1_a_send_that_ends_too_late_and_a_lag_that_stays() {
     late.retain(|e| !matches!(&e.op, Op::Recv { conn, seen, .. } if conn.starts_with('a') && seen.id == "m4"));
     let at = position(&late, |op| matches!(op, Op::Sent { id, .. } if id == "m4"));
     let mut line = late.remove(at);
-    for entry in late.iter_mut().filter(|e| matches!(e.op, Op::Phase { phase: Phase::Reconnected } | Op::Page { .. } | Op::Digest { .. })) {
+    for entry in late.iter_mut().filter(|e| {
+        matches!(
+            e.op,
+            Op::Phase {
+                phase: Phase::Reconnected
+            } | Op::Page { .. }
+                | Op::Digest { .. }
+        )
+    }) {
         entry.t_mono_us = healed_us + 40_000_000;
     }
-    let end = position(&late, |op| matches!(op, Op::Phase { phase: Phase::Reconnected }));
+    let end = position(&late, |op| {
+        matches!(
+            op,
+            Op::Phase {
+                phase: Phase::Reconnected
+            }
+        )
+    });
     line.t_mono_us = healed_us + 11_000_000;
     late.insert(end, line);
     assert!(in_time(&late).contains("never ended"));
-    assert!(matches!(judge(&late).verdict("L1"), Some(Verdict::Held(_))), "without deadlines it came in the end");
+    assert!(
+        matches!(judge(&late).verdict("L1"), Some(Verdict::Held(_))),
+        "without deadlines it came in the end"
+    );
 
     let mut lagging = good();
     let commit = lagging.iter().rposition(|e| matches!(e.op, Op::Commit { .. })).unwrap();

@@ -206,4 +206,3 @@ fn i10_a_stranger_and_a_note_shown_to_the_customer() {
     detached.insert(0, member);
     assert!(broken("I10", &detached).contains("no part of it there"));
 }
-

@@ -179,7 +179,11 @@ impl Good {
                 cause: cause.into(),
             },
         );
-        let has = if state == "agent" { vec!["alice".into()] } else { Vec::new() };
+        let has = if state == "agent" {
+            vec!["alice".into()]
+        } else {
+            Vec::new()
+        };
         self.push(
             Kind::Ok,
             Op::Capacity {
@@ -388,4 +392,3 @@ fn the_good_history_survives_being_written_and_read() {
     let lines: Vec<String> = good().iter().map(|e| serde_json::to_string(e).unwrap()).collect();
     assert_eq!(super::history::read_lines(&lines.join("\n")).unwrap(), good());
 }
-

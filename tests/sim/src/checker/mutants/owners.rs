@@ -69,4 +69,3 @@ fn i15_a_push_after_the_close_a_foreign_route_and_a_connection_that_lost_its_rou
     unrouted.retain(|e| !is_recv(&e.op, "a2", 5, Layer::Raw) && !is_recv(&e.op, "a2", 5, Layer::App));
     assert!(broken("I15", &unrouted).contains("stayed connected"));
 }
-

@@ -87,7 +87,10 @@ pub fn begun(env: &mut Env, id: ProcId) {
 impl Node {
     pub(super) fn controlled(&mut self, env: &mut Env, now_ms: u64, record: &LogRecord) {
         let key = record.key.as_ref().map(|k| String::from_utf8_lossy(k).into_owned());
-        let value = record.value.as_ref().and_then(|v| ControlRecord::decode(v.clone()).ok());
+        let value = record
+            .value
+            .as_ref()
+            .and_then(|v| ControlRecord::decode(v.clone()).ok());
         let (Some(key), Some(ControlRecord { version, about })) = (key, value) else {
             return;
         };
@@ -119,9 +122,7 @@ impl Node {
             .conns
             .iter()
             .filter(|(_, conn)| match conn {
-                Conn::Open(o) => {
-                    o.tenant.as_str() == who.0 && o.user.as_str() == who.1 && o.issued_ms < before_ms
-                }
+                Conn::Open(o) => o.tenant.as_str() == who.0 && o.user.as_str() == who.1 && o.issued_ms < before_ms,
                 Conn::Handshaking(_) => false,
             })
             .map(|(wire, _)| *wire)
