@@ -134,11 +134,13 @@ impl Persist {
                 }
             }
             Input::Stored { token, answer } => self.stored(env, token, answer),
+            // Of this ownership: a late answer to a commit of an earlier one says nothing.
             Input::Committed {
                 partition,
+                token: generation,
                 fenced: true,
                 ..
-            } => {
+            } if self.parts.get(&partition).is_some_and(|p| p.generation == generation) => {
                 self.parts.remove(&partition);
             }
             _ => {}
@@ -209,7 +211,13 @@ impl Persist {
             pass_over(&mut batch.lines);
         }
         if env.has(Bug::CommitBeforeWork) {
-            env.commit(self.id, Group::Persistence, part.generation, (partition, batch.next), 0);
+            env.commit(
+                self.id,
+                Group::Persistence,
+                part.generation,
+                (partition, batch.next),
+                part.generation,
+            );
         }
         if env.has(Bug::StateBeforeEvents) {
             let states = states_of(part);
@@ -286,7 +294,13 @@ impl Persist {
             } if of == token => {
                 if done {
                     let more = u64::from(env.has(Bug::CommitOffByOne));
-                    env.commit(id, Group::Persistence, part.generation, (partition, next + more), 0);
+                    env.commit(
+                        id,
+                        Group::Persistence,
+                        part.generation,
+                        (partition, next + more),
+                        part.generation,
+                    );
                     part.committed = next;
                     part.cut_at_us = env.now_us + env.knobs.cut_us;
                     part.dirty.clear();
