@@ -4,6 +4,8 @@
 use wire::Seq;
 use wire::record::{Decision, Effect, Session, SessionState};
 
+use crate::let_go::LetGo;
+
 /// Where the open session began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct OpenSpan {
@@ -32,6 +34,7 @@ pub(crate) struct Shown {
     /// The last customer's message that wants an agent.
     pub last_asked: Seq,
     pub decision: Option<Decision>,
+    pub let_go: LetGo,
 }
 
 impl Shown {
@@ -51,6 +54,7 @@ impl Shown {
         }
         let before = self.session();
         let after = wanted(before.priority);
+        self.let_go.changed(&before, &after, seq);
         self.span = OpenSpan {
             first_seq: seq,
             opened_at_ms: at_ms,
@@ -98,6 +102,7 @@ impl Shown {
             span_shown = self.span;
         }
         self.decision = effect.decision;
+        self.let_go.changed(&before, &after, seq);
         self.session = Some(Box::new(after.clone()));
         SessionChange {
             before,

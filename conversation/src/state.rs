@@ -100,6 +100,12 @@ impl State {
             .is_some_and(|s| s.watching.iter().any(|w| w == user))
     }
 
+    /// The last event of a member of staff who is not named any more: what comes after it is not theirs. `None`: never named, or
+    /// let go too long ago.
+    pub fn let_go_at(&self, user: &str) -> Option<Seq> {
+        self.shown.let_go.at(user)
+    }
+
     pub fn span(&self) -> OpenSpan {
         self.shown.span
     }
@@ -114,7 +120,8 @@ impl State {
         let session = self.shown.session.as_ref().map_or(0, |s| {
             std::mem::size_of::<Session>() + s.agent.len() + s.group.len() + 32 * (s.joined.len() + s.watching.len())
         });
-        self.repeats.len() * std::mem::size_of::<Remembered>() + session
+        let let_go: usize = self.shown.let_go.iter().map(|(user, _)| 40 + user.len()).sum();
+        self.repeats.len() * std::mem::size_of::<Remembered>() + session + let_go
     }
 
     /// Folds one record of this conversation. `at_ms` is the log's append time. Order of calls: the log's.

@@ -5,6 +5,7 @@ use prost::Message;
 use wire::record::{Decision, Session};
 use wire::{Epoch, Offset, Position, Seq};
 
+use crate::let_go::LetGo;
 use crate::repeats::{IdHash, Remembered, Repeats};
 use crate::session::{OpenSpan, Shown};
 use crate::state::State;
@@ -37,6 +38,16 @@ struct Cell {
     decision: Option<Decision>,
     #[prost(bool, tag = "11")]
     ever_applied: bool,
+    #[prost(message, repeated, tag = "12")]
+    let_go: Vec<LetGoCell>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct LetGoCell {
+    #[prost(string, tag = "1")]
+    user: String,
+    #[prost(uint64, tag = "2")]
+    seq: u64,
 }
 
 /// The cell cannot be used: stop the partition rather than number anew.
@@ -69,6 +80,7 @@ impl State {
             opened_at_ms: self.shown.span.opened_at_ms,
             last_asked: self.shown.last_asked.0,
             decision: self.shown.decision,
+            let_go: self.shown.let_go.iter().map(let_go_cell).collect(),
         }
         .encode_to_vec()
         .into()
@@ -101,8 +113,16 @@ impl State {
                 },
                 last_asked: Seq(cell.last_asked),
                 decision: cell.decision,
+                let_go: LetGo::of(cell.let_go.into_iter().map(|l| (l.user, Seq(l.seq))).collect()),
             },
         })
+    }
+}
+
+fn let_go_cell((user, seq): &(String, Seq)) -> LetGoCell {
+    LetGoCell {
+        user: user.clone(),
+        seq: seq.0,
     }
 }
 

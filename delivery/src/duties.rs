@@ -7,7 +7,8 @@ use delivery_core::Entry;
 use futures::FutureExt;
 use ordered_log::{Assigned, Batch, CommitError, ConsumerEvent, TailEvent};
 use process::metrics::REBALANCES_TOTAL;
-use wire::Partition;
+use serde_json::json;
+use wire::{Generation, Partition};
 
 use crate::driver::Driver;
 use crate::error::Alarm;
@@ -162,6 +163,7 @@ impl Driver {
                     Said::Nothing => {}
                     Said::Ours(generation) => {
                         tracing::info!(partition = %said.partition, %generation, "our announcement landed again");
+                        self.owns(said.partition, generation);
                         self.core.handle_announced_again(said.partition, generation);
                     }
                     // A commit decides: fenced, and it is theirs; accepted, and we say again that it is ours.
@@ -197,6 +199,7 @@ impl Driver {
                     (None, Ok(start)) => start,
                 };
                 tracing::info!(%partition, %generation, %start, "ours");
+                self.owns(partition, generation);
                 self.core.handle_assigned(now_ms, partition, generation, start);
                 let lane = (self.options.lane_topics.lane.clone(), self.options.lane_topics.epoch);
                 self.work
@@ -212,6 +215,7 @@ impl Driver {
                     consuming.announced_again(announced);
                     let generation = consuming.generation;
                     tracing::info!(partition = %at.partition, %generation, "announced again");
+                    self.owns(at.partition, generation);
                     self.core.handle_announced_again(at.partition, generation);
                 }
             }
@@ -257,6 +261,16 @@ impl Driver {
             Done::Tail(owners) => self.owners = Some(owners),
             Done::Cancelled => {}
         }
+    }
+
+    fn owns(&self, partition: Partition, generation: Generation) {
+        self.options.recorder.ok("own", || {
+            json!({
+                "worker": self.options.name,
+                "partition": partition.0,
+                "generation": { "group": generation.group, "announced": generation.announced },
+            })
+        });
     }
 
     pub(crate) fn membership(&mut self, now_ms: u64, claims: Vec<(Partition, u64)>, outcome: Result<(), CommitError>) {

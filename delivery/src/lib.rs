@@ -42,6 +42,8 @@ pub struct Options {
     pub bytes_budget: usize,
     pub tasks: process::Tasks,
     pub health: process::Health,
+    /// Who owns what from when on.
+    pub recorder: process::Recorder,
 }
 
 impl Options {
@@ -54,6 +56,7 @@ impl Options {
             bytes_budget: wire::limits::WORKER_BYTES_BUDGET,
             tasks,
             health,
+            recorder: process::Recorder::default(),
         }
     }
 }

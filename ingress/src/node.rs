@@ -9,7 +9,7 @@ use ingress_core::{Bucket, Claims, Connected, ConnectionLimits, Rate, SessionNam
 use ordered_log::{Appended, ProduceError, Producer, Topic};
 use parking_lot::Mutex;
 use process::config::Limits;
-use process::{ControlView, Health, Tasks};
+use process::{ControlView, Health, Recorder, Tasks};
 use store::History;
 use wire::frames::{Connected as ConnectedFrame, ServerFrame, Since};
 use wire::{CloseCode, ConnectionId, ConversationKey, Device, LaneTopics, NodeId, Tenant, event, limits};
@@ -45,6 +45,7 @@ pub struct Node {
     pub addresses: Addresses,
     pub tasks: Tasks,
     pub health: Health,
+    pub recorder: Recorder,
     producer: ArcSwapOption<ProducerCell>,
     connection_limits: Arc<ConnectionLimits>,
     handshakes: Mutex<Bucket>,
@@ -70,6 +71,7 @@ pub struct NodeParts {
     pub history: Arc<dyn History>,
     pub tasks: Tasks,
     pub health: Health,
+    pub recorder: Recorder,
 }
 
 /// Why somebody with a token may not connect.
@@ -111,6 +113,7 @@ impl Node {
             history: parts.history,
             tasks: parts.tasks,
             health: parts.health,
+            recorder: parts.recorder,
             producer: ArcSwapOption::empty(),
             connection_limits: Arc::new(ConnectionLimits {
                 frames: Rate {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ingress_core::{NewAct, NewRecord, Reported};
-use ordered_log::{ProduceError, Reports, ToProduce, Topic};
+use ordered_log::{Appended, ProduceError, Reports, ToProduce, Topic};
+use process::Recorder;
+use serde_json::{Value, json};
 use wire::codec::{self, RECORD_VERSION};
 use wire::record::{self, Audience, DeskRecord, Kind, Origin, Record, Role, Sender, desk_record};
 use wire::{ConnectionId, ConversationKey, NodeId, Partition, Tenant, User};
@@ -49,6 +51,52 @@ struct Destination {
     reports: Arc<dyn Reports>,
 }
 
+/// Writes into the history that the log has a record, before anybody can be told `sent` (I13).
+struct Recorded {
+    recorder: Recorder,
+    record: Value,
+    reports: Arc<dyn Reports>,
+}
+
+impl Recorded {
+    fn wrap(
+        node: &Node,
+        author: &Author<'_>,
+        new: &NewRecord<'_>,
+        partition: Partition,
+        reports: Arc<dyn Reports>,
+    ) -> Arc<dyn Reports> {
+        Arc::new(Recorded {
+            recorder: node.recorder.clone(),
+            record: json!({
+                "partition": partition.0,
+                "tenant": author.tenant.as_str(),
+                "conversation": new.conversation.as_str(),
+                "id": new.id.as_str(),
+                "from_user": author.user.as_str(),
+            }),
+            reports,
+        })
+    }
+}
+
+impl Reports for Recorded {
+    fn report(&self, token: u64, outcome: Result<Appended, ProduceError>) {
+        if let Ok(appended) = &outcome {
+            self.recorder.ok("record", || {
+                let mut record = self.record.clone();
+                record["offset"] = json!(appended.offset.0);
+                record
+            });
+        }
+        self.reports.report(token, outcome);
+    }
+
+    fn flush(&self) {
+        self.reports.flush();
+    }
+}
+
 impl Node {
     /// A numbered record into `messages`. An error is definite: the record will not appear.
     pub fn produce_record(
@@ -78,10 +126,15 @@ impl Node {
         };
         self.meters.accepted.increment(1);
         let key = ConversationKey::new(author.tenant.clone(), new.conversation.clone()).to_key();
+        let partition = wire::topics::partition_of(&key, self.topics.partitions);
+        let reports = match self.recorder.is_on() {
+            true => Recorded::wrap(self, author, new, partition, reports),
+            false => reports,
+        };
         self.hand_over(
             Destination {
                 topic: Arc::clone(&self.messages_topic),
-                partition: wire::topics::partition_of(&key, self.topics.partitions),
+                partition,
                 key,
                 token: report_token(new.token, received_ms),
                 reports,

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use ordered_log::Log;
-use process::{Config, ControlView, Drain, Health, Kind, Tasks};
+use process::{Config, ControlView, Drain, Health, Kind, Recorder, Tasks};
 use store::History;
 use tokio::net::TcpListener;
 use wire::{Epoch, ErrorCode, LaneTopics, NodeId, limits};
@@ -34,6 +34,8 @@ pub struct Options {
     pub connect_timeout_ms: u64,
     /// Answered beside ours on the HTTP listener: the demo page, development tokens.
     pub extra_routes: Option<Router>,
+    /// What was logged for somebody, and which owner's deeds had an effect here.
+    pub recorder: Recorder,
 }
 
 impl Options {
@@ -53,6 +55,7 @@ impl Options {
             name,
             connect_timeout_ms: limits::CONNECT_TIMEOUT_MS,
             extra_routes: None,
+            recorder: Recorder::default(),
         }
     }
 }
@@ -126,6 +129,7 @@ impl Service {
             history: deps.history,
             tasks: deps.tasks,
             health: deps.health,
+            recorder: options.recorder,
         }));
         let acceptor = tls::acceptor(&config.tls)?;
         let link_tls = LinkTls::load(&config.link.tls).map_err(|e| Error::Tls {

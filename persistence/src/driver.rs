@@ -104,6 +104,7 @@ impl Service {
             phase: Instant::now(),
             gather_ms_max: self.options.gather_ms_max,
             resident_bytes_max: self.options.resident_bytes_per_partition,
+            recorder: self.options.recorder.clone(),
         }))
     }
 

@@ -5,13 +5,15 @@
 //! `History::sync` → commit. Whatever dies in between, the next owner writes the same bytes at the same write times (I14).
 //!
 //! Walk: `driver` (group membership) → `inbox` (backpressure) → `partition` (one partition's life) → `core` (pure: what a
-//! batch does to the rows) → `write` (until it is done) → `dead_letters` (what could not be read).
+//! batch does to the rows) → `write` (until it is done) → `dead_letters` (what could not be read). `lines`: its
+//! history for the checker.
 
 pub mod core;
 mod dead_letters;
 mod driver;
 mod error;
 mod inbox;
+mod lines;
 mod meters;
 mod partition;
 mod placeholder;
@@ -37,6 +39,8 @@ pub struct Options {
     /// Supervises the partitions' tasks: a panic in one stops the process.
     pub tasks: process::Tasks,
     pub health: process::Health,
+    /// What was folded, can be read and is committed.
+    pub recorder: process::Recorder,
 }
 
 impl Options {
@@ -49,6 +53,7 @@ impl Options {
             resident_bytes_per_partition: 32 << 20,
             tasks,
             health,
+            recorder: process::Recorder::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, iter};
 use ordered_log::{Assigned, Bounds, CommitError, ConsumerControl, Log, LogError, TopicPartition};
 use parking_lot::Mutex;
+use process::Recorder;
 use store::StoredConversation;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ use crate::core::{Core, Cut, FoldedBatch, Loaded, Place, Read};
 use crate::dead_letters::DeadLetters;
 use crate::error::Alarm;
 use crate::inbox::Inbox;
+use crate::lines::{self, Rows};
 use crate::meters::{Books, Meters};
 use crate::write::{Patient, Retry};
 use crate::{
@@ -43,6 +45,7 @@ pub(crate) struct Shared {
     pub phase: Instant,
     pub gather_ms_max: u64,
     pub resident_bytes_max: usize,
+    pub recorder: Recorder,
 }
 
 impl Shared {
@@ -296,9 +299,11 @@ impl Consuming {
         }
         let (patient, meters) = (self.shared.patient.clone(), Arc::clone(&self.shared.meters));
         let books = Arc::clone(&self.books);
+        let rows = Rows::folded(&self.shared.recorder, self.at.partition, &write);
         self.start_write(Box::pin(async move {
             patient.write(write).await?;
             books.stored(&counts);
+            rows.can_be_read();
             meters.stored(counts.rows, &received_at_ms);
             Ok(())
         }));
@@ -341,10 +346,13 @@ impl Consuming {
         };
         let (patient, control) = (self.shared.patient.clone(), Arc::clone(&self.control));
         let (meters, at) = (Arc::clone(&self.shared.meters), self.at.clone());
+        let recorder = self.shared.recorder.clone();
         self.flush = Flush::Running(Box::pin(async move {
             let through = cut.through;
             write_cut(&patient, &meters, cut).await?;
-            commit(&*control, &meters, at, through).await?;
+            let committed = commit(&*control, &meters, &at, through).await;
+            lines::committed(&recorder, at.partition, through, committed.is_ok());
+            committed?;
             Ok(through)
         }));
     }
@@ -472,7 +480,7 @@ async fn write_cut(patient: &Patient, meters: &Meters, cut: Cut) -> Result<(), A
 async fn commit(
     control: &dyn ConsumerControl,
     meters: &Meters,
-    at: TopicPartition,
+    at: &TopicPartition,
     through: Offset,
 ) -> Result<(), Stopped> {
     let mut retry = Retry::new();

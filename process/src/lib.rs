@@ -13,6 +13,7 @@ pub mod health;
 pub mod logging;
 pub mod metrics;
 pub mod ops;
+pub mod recorder;
 pub mod tasks;
 
 pub use config::{Config, ConfigError};
@@ -20,4 +21,5 @@ pub use control::{ControlState, ControlView};
 pub use drain::{Drain, run_until};
 pub use exit::Exit;
 pub use health::Health;
+pub use recorder::Recorder;
 pub use tasks::{Kind, Tasks};

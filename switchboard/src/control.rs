@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ordered_log::{Log, LogError, TailEvent, append};
-use process::{ControlView, Drain, Exit, Kind, Tasks};
+use process::{ControlView, Drain, Exit, Kind, Recorder, Tasks};
 use prost::Message;
 use wire::record::{Control, LaneControl, control};
 use wire::{LaneTopics, Partition, topics::CONTROL};
@@ -11,9 +11,15 @@ use wire::{LaneTopics, Partition, topics::CONTROL};
 use crate::Failed;
 
 /// Feeds the view from the topic, for ever; returns when what was there at the start has been read.
-pub async fn follow(log: &Arc<dyn Log>, view: &ControlView, tasks: &Tasks, drain: &Drain) -> Result<(), LogError> {
+pub async fn follow(
+    log: &Arc<dyn Log>,
+    view: &ControlView,
+    recorder: &Recorder,
+    tasks: &Tasks,
+    drain: &Drain,
+) -> Result<(), LogError> {
     let mut tail = log.tail(CONTROL.into()).await?;
-    let (feed, drain) = (view.clone(), drain.clone());
+    let (feed, recorder, drain) = (view.clone(), recorder.clone(), drain.clone());
     tasks.spawn(Kind::Essential, "control", async move {
         while let Some(Some(event)) = drain.unless_started(tail.recv()).await {
             match event {

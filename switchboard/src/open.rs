@@ -7,7 +7,7 @@ use ordered_log::embedded::{Embedded, EmbeddedOptions};
 use ordered_log::kafka::{Kafka, KafkaOptions};
 use ordered_log::{Log, LogError};
 use process::config::{LogKind, StoreKind};
-use process::{Config, Exit};
+use process::{Config, Exit, Recorder};
 use store::{History, Metered, StoreError};
 use wire::{Epoch, LaneTopics};
 
@@ -56,6 +56,16 @@ fn kafka_options(config: &Config) -> KafkaOptions {
         extra: properties,
         ..KafkaOptions::default()
     }
+}
+
+/// The process's own history, if it is to have one.
+pub fn recorder(config: &Config, name: &str) -> Result<Recorder, Failed> {
+    if config.history.file.is_empty() {
+        return Ok(Recorder::default());
+    }
+    let path = Path::new(&config.history.file);
+    Recorder::append(name, path, config.history.bytes_max)
+        .map_err(|e| Failed::new(Exit::Unavailable, format!("history.file = {}: {e}", path.display())))
 }
 
 /// With `create`, the keyspace and its tables are made if they are missing.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ingress::LocalDialer;
 use ordered_log::Log;
 use process::config::{Role, StoreKind};
-use process::{Config, ControlView, Drain, Exit, Health, Kind, Tasks, run_until};
+use process::{Config, ControlView, Drain, Exit, Health, Kind, Recorder, Tasks, run_until};
 use store::History;
 use tokio::net::TcpListener;
 use wire::LaneTopics;
@@ -52,6 +52,7 @@ struct Process {
     health: Health,
     tasks: Tasks,
     drain: Drain,
+    recorder: Recorder,
 }
 
 /// Runs until a signal, or until a part fails.
@@ -107,6 +108,7 @@ async fn open_process(
     health: &Health,
     drain: &Drain,
 ) -> Result<Process, Failed> {
+    let recorder = open::recorder(&config, &name)?;
     let topics = open::lane_topics(&config);
     let log = open::log(&config).await?;
     let log_failed = |e: ordered_log::LogError| Failed::new(Exit::Unavailable, e);
@@ -127,7 +129,7 @@ async fn open_process(
         return Err(Failed::new(Exit::Unavailable, text));
     }
     let control = ControlView::new();
-    control::follow(&log, &control, tasks, drain)
+    control::follow(&log, &control, &recorder, tasks, drain)
         .await
         .map_err(log_failed)?;
     let messages_topic_id = control::same_lane(&log, &control, &topics).await?;
@@ -143,6 +145,7 @@ async fn open_process(
         health: health.clone(),
         tasks: tasks.clone(),
         drain: drain.clone(),
+        recorder,
     })
 }
 
@@ -178,6 +181,7 @@ async fn start_delivery(process: &Process) -> Result<delivery::Handle, Failed> {
     );
     options.messages_topic_id.clone_from(&process.messages_topic_id);
     options.bytes_budget = process.config.limits.worker_bytes_budget;
+    options.recorder = process.recorder.clone();
     let listener = if link.listen.is_empty() {
         None
     } else {
@@ -208,6 +212,7 @@ async fn start_delivery(process: &Process) -> Result<delivery::Handle, Failed> {
 fn start_persistence(process: &Process) {
     let mut options = persistence::Options::new(process.topics.clone(), process.tasks.clone(), process.health.clone());
     options.messages_topic_id.clone_from(&process.messages_topic_id);
+    options.recorder = process.recorder.clone();
     if process.config.store.kind == StoreKind::Cql {
         options.gather_ms_max = CQL_GATHER_MS_MAX;
         options.commit_interval_ms = CQL_COMMIT_INTERVAL_MS;
@@ -218,7 +223,8 @@ fn start_persistence(process: &Process) {
 }
 
 fn start_desk(process: &Process) {
-    let options = desk::Options::new(process.topics.clone(), process.health.clone());
+    let mut options = desk::Options::new(process.topics.clone(), process.health.clone());
+    options.recorder = process.recorder.clone();
     let service = desk::Service::new(options, Arc::clone(&process.log));
     let drain = process.drain.clone();
     process.tasks.spawn(Kind::Essential, "desk", service.run(drain));
@@ -232,6 +238,7 @@ async fn start_ingress(
     let mut options = ingress::Options::new(Arc::clone(&process.config));
     options.name.clone_from(&process.name);
     options.extra_routes = routes;
+    options.recorder = process.recorder.clone();
     let deps = ingress::Deps {
         log: Arc::clone(&process.log),
         history: Arc::clone(&process.store),

@@ -110,8 +110,6 @@ pub(crate) struct Cursor {
     /// Wants a `conversation` frame when it is at the head.
     pub stale: bool,
     pub stalled: bool,
-    /// Was attached at an earlier owner, and is not any more: the detaching event is found by its bytes.
-    pub leaving: bool,
     /// `placed` of dropped repeats that wait for the cursor to pass their seq.
     #[allow(clippy::box_collection)] // almost always absent: a third of a Vec's size
     pub placed: Option<Box<Vec<(u64, Bytes)>>>,
@@ -138,7 +136,6 @@ impl Cursor {
             ahead: false,
             stale: false,
             stalled: false,
-            leaving: false,
             placed: None,
         }
     }
@@ -159,6 +156,11 @@ impl Cursor {
             Who::Customer { .. } => None,
             Who::Staff { user, .. } => Some(user.as_str()),
         }
+    }
+
+    /// Is told of what has no place in the order: it has begun, and is not about to be let go.
+    pub fn listens(&self) -> bool {
+        self.begun && self.attached && !self.ahead && self.until == u64::MAX
     }
 
     pub fn is(&self, link: LinkId, connection: u64) -> bool {

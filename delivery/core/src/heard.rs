@@ -104,12 +104,12 @@ impl PartitionCore {
         let sender = &conv.cursors[i];
         let (role, user) = match &sender.who {
             Who::Customer { .. } => (Role::Customer, conv.name()),
-            Who::Staff { user, role } if sender.attached && state.serves(user.as_str()) => (*role, user.as_str()),
+            Who::Staff { user, role } if sender.listens() && state.serves(user.as_str()) => (*role, user.as_str()),
             Who::Staff { .. } => return,
         };
         let frame = frames::typing(&conv.key, role, user);
         for c in &conv.cursors {
-            if c.side() != sender.side() && c.begun && c.attached && !c.ahead {
+            if c.side() != sender.side() && c.listens() {
                 self.send_frame(cx, c.link, c.connection, frame.clone());
             }
         }

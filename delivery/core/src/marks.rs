@@ -163,7 +163,7 @@ impl PartitionCore {
         let mut frame = None;
         for i in 0..conv.cursors.len() {
             let c = &conv.cursors[i];
-            if !c.begun || !c.attached || c.ahead {
+            if !c.listens() {
                 continue;
             }
             let own = c.side() == side;

@@ -1,8 +1,9 @@
 //! What may leave memory: only what is in the store (below persistence's committed offset), oldest first.
 
+use conversation::named;
+
 use crate::partition::{Cx, PartitionCore};
 use crate::resident::Conv;
-use crate::sessions::names;
 
 /// An idle conversation stays this long, so that the next message finds it warm.
 const IDLE_MS: u64 = 120_000;
@@ -80,7 +81,7 @@ impl PartitionCore {
         self.by_key.remove(&conv.key);
         self.bytes = self.bytes.saturating_sub(conv.heap_bytes());
         let session = conv.state.as_ref().map(|s| s.session()).unwrap_or_default();
-        for user in names(&session) {
+        for user in named(&session) {
             self.serves_no_more(&conv, slot, user);
         }
         for c in &conv.cursors {

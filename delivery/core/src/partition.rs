@@ -10,7 +10,7 @@ use wire::{ConversationKey, Generation, LaneTopics, Partition, Tenant, User};
 use crate::action::{Action, Actions, Loaded};
 use crate::link::{LinkId, Links};
 use crate::marks::Marks;
-use crate::register::{Home, Staff};
+use crate::register::{Home, Staff, end_places};
 use crate::resident::{Conv, Slots};
 use crate::stats::Stats;
 
@@ -212,7 +212,7 @@ impl PartitionCore {
         }
         conv.state = Some(state);
         let waiting = conv.waiting.take();
-        self.mark_leaving(&mut conv);
+        end_places(&mut conv);
         self.session_loaded(cx, slot, &mut conv);
         if let Some(waiting) = waiting {
             for parked in waiting.parked {

@@ -10,7 +10,7 @@ use wire::{Partition, Seq};
 
 use crate::action::{Action, PageRow, PageToken};
 use crate::cursor::{Cursor, Start};
-use crate::frames::{self, Names};
+use crate::frames;
 use crate::link::{Shared, Stalled};
 use crate::partition::{Cx, PartitionCore, Wait};
 use crate::resident::Conv;
@@ -58,9 +58,10 @@ impl PartitionCore {
     fn begin_at(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, i: usize, rewound: bool) {
         let head = conv.head();
         let c = &mut conv.cursors[i];
-        let far = head - c.pos > limits::RESUME_EVENTS_MAX;
+        let last = head.min(c.until);
+        let far = last.saturating_sub(c.pos) > limits::RESUME_EVENTS_MAX;
         if far {
-            c.pos = conv.tail.stored(head, self.committed);
+            c.pos = conv.tail.stored(head, self.committed).min(last);
         }
         let (fresh, pos) = (!c.begun, c.pos);
         c.begun = true;
@@ -110,6 +111,9 @@ impl PartitionCore {
             c.pos = head;
             c.recv = c.recv.min(head);
             c.read = c.read.min(head);
+            if c.until < u64::MAX {
+                c.until = c.until.min(head);
+            }
             c.window.clear();
         }
         self.begin_at(cx, slot, conv, i, rewound);
@@ -180,12 +184,6 @@ impl PartitionCore {
             ) {
                 return self.window_full(cx, slot, c);
             }
-            if c.leaving {
-                let later = (seq + 1..=head.min(c.until)).map_while(|s| conv.tail.get(s, head).map(|e| &e.frame));
-                if lets_go(&event.frame, later, c.user().unwrap_or_default()) {
-                    c.until = seq;
-                }
-            }
             self.flush_placed(cx, conv, i);
             let c = &conv.cursors[i];
             if changes && seq > c.told && seq < c.until {
@@ -221,7 +219,7 @@ impl PartitionCore {
         }
         let before = c.pos;
         let mut no_room = false;
-        for (n, row) in rows.iter().enumerate().filter(|(_, r)| r.seq.0 > before) {
+        for row in rows.iter().filter(|r| r.seq.0 > before) {
             if row.seq.0 != c.pos + 1 || row.seq.0 > head.min(c.until) {
                 break;
             }
@@ -249,14 +247,6 @@ impl PartitionCore {
                 break;
             }
             c.stale = true;
-            if c.leaving {
-                let until = c.until;
-                let later = rows[n + 1..].iter().take_while(|r| r.seq.0 <= until);
-                let later = later.map(|r| frame_of(&r.entry));
-                if lets_go(&frame_of(&row.entry), later, c.user().unwrap_or_default()) {
-                    c.until = c.pos;
-                }
-            }
         }
         if c.pos == before && !no_room && c.pos < head.min(c.until) {
             // Retention has taken it, or the row was never readable: the client reads what there is as history.
@@ -330,9 +320,11 @@ impl PartitionCore {
     /// told: a connection that had begun is told nothing of it until all of that is folded.
     fn at_limit(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, i: usize) {
         let c = &mut conv.cursors[i];
-        if c.pos >= c.until {
+        if c.pos >= c.until && !self.caught_up {
+            // What is still to be folded may give it the conversation back: it need not hear that it was let go.
+            c.stale = true;
+        } else if c.pos >= c.until {
             c.attached = false;
-            c.leaving = false;
             c.until = u64::MAX;
             c.stale = false;
             self.tell_conversation(cx, conv, i, false);
@@ -413,12 +405,6 @@ impl PartitionCore {
             self.send_frame(cx, link, connection, frame);
         }
     }
-}
-
-/// Does this event let `user` go, who is not given the conversation back by what is known of the events after it?
-fn lets_go<F: AsRef<[u8]>>(frame: &[u8], mut later: impl Iterator<Item = F>, user: &str) -> bool {
-    frames::names(frame, user) == Names::Detaches
-        && !later.any(|frame| frames::names(frame.as_ref(), user) == Names::Attaches)
 }
 
 /// What this connection's user may do from now on.

@@ -215,29 +215,10 @@ impl PartitionCore {
             staff.convs.push(slot);
         }
         if conv.state.is_some() {
-            self.mark_leaving(&mut conv);
+            end_places(&mut conv);
             self.begin(cx, slot, &mut conv, i);
         }
         self.slots.put_back(slot, conv);
-    }
-
-    /// Staff cursors that came from an earlier owner and whose user the session does not name any more.
-    pub(crate) fn mark_leaving(&self, conv: &mut Conv) {
-        let Some(state) = &conv.state else { return };
-        let head = state.last_seq().0;
-        for c in conv
-            .cursors
-            .iter_mut()
-            .filter(|c| c.attached && c.start == Start::Placed && c.until == u64::MAX)
-        {
-            if let Some(user) = c.user()
-                && !state.serves(user)
-                && !state.watches(user)
-            {
-                c.leaving = true;
-                c.until = head;
-            }
-        }
     }
 
     fn registered(&self, cx: &mut Cx, link: LinkId, connection: u64, rank: u64) {
@@ -331,6 +312,24 @@ impl PartitionCore {
                 close(cx, link, connection, CloseCode::TooSlow);
                 self.unregister(cx, link, connection);
             }
+        }
+    }
+}
+
+/// Staff cursors that came from an earlier owner and whose user was let go since: they end with the event after which that was.
+/// One that is not remembered ends where it stands.
+pub(crate) fn end_places(conv: &mut Conv) {
+    let Some(state) = &conv.state else { return };
+    for c in conv
+        .cursors
+        .iter_mut()
+        .filter(|c| c.attached && c.start == Start::Placed && c.until == u64::MAX)
+    {
+        if let Some(user) = c.user()
+            && !state.serves(user)
+            && !state.watches(user)
+        {
+            c.until = state.let_go_at(user).map_or(c.pos, |seq| seq.0);
         }
     }
 }

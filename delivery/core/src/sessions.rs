@@ -1,7 +1,7 @@
 //! Sessions as seen from here: which members of staff a conversation is attached to, what the desk is asked and told.
 
 use bytes::Bytes;
-use conversation::SessionChange;
+use conversation::{SessionChange, is_named, named};
 use prost::Message;
 use wire::limits;
 use wire::record::{Activity, DeskRecord, Kind, Record, Role, Session, SessionState, Wanted, desk_record::Input};
@@ -15,24 +15,12 @@ use crate::resident::{Conv, Told};
 /// Activity of a session is told at most this often.
 const ACTIVITY_MS: u64 = 30_000;
 
-/// Everybody of staff a session names: they get its pushes.
-pub(crate) fn names(session: &Session) -> impl Iterator<Item = &str> {
-    std::iter::once(session.agent.as_str())
-        .filter(|a| !a.is_empty())
-        .chain(session.joined.iter().map(String::as_str))
-        .chain(session.watching.iter().map(String::as_str))
-}
-
-fn is_named(session: &Session, user: &str) -> bool {
-    names(session).any(|n| n == user)
-}
-
 impl PartitionCore {
     /// A conversation came into memory with a session.
     pub(crate) fn session_loaded(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv) {
         let Some(state) = &conv.state else { return };
         let session = state.session();
-        for user in names(&session) {
+        for user in named(&session) {
             self.serves(conv, slot, user);
         }
         self.watch_wanted(cx, slot, conv);
@@ -50,7 +38,7 @@ impl PartitionCore {
                 .is_some_and(|u| serves(&change.before, u) != serves(&change.after, u));
             c.stale |= (told && unnumbered) || may_other;
         }
-        for user in names(&change.before).filter(|u| !is_named(&change.after, u)) {
+        for user in named(&change.before).filter(|u| !is_named(&change.after, u)) {
             self.serves_no_more(conv, slot, user);
             for c in conv.cursors.iter_mut().filter(|c| c.attached && c.user() == Some(user)) {
                 // Ends with this event, included; one that has not begun has seen nothing and never will.
@@ -61,7 +49,7 @@ impl PartitionCore {
                 }
             }
         }
-        for user in names(&change.after) {
+        for user in named(&change.after) {
             self.serves(conv, slot, user);
             self.attach_user(cx, slot, conv, user, true);
         }
@@ -75,7 +63,7 @@ impl PartitionCore {
     pub(crate) fn attach_named(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv) {
         let Some(state) = &conv.state else { return };
         let session = state.session();
-        for user in names(&session) {
+        for user in named(&session) {
             self.attach_user(cx, slot, conv, user, false);
         }
     }
@@ -99,7 +87,6 @@ impl PartitionCore {
         if let Some(i) = conv.cursor_of(staff.link, staff.connection) {
             let c = &mut conv.cursors[i];
             c.until = u64::MAX;
-            c.leaving = false;
             if !c.attached {
                 // Goes on where it stopped.
                 c.attached = true;

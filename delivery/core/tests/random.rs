@@ -7,7 +7,7 @@ mod net;
 
 use net::Net;
 use proptest::prelude::*;
-use wire::record::{Audience, Role};
+use wire::record::{Audience, Role, Session, SessionState};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -23,6 +23,11 @@ enum Op {
     Decide {
         customer: usize,
         agent: Option<usize>,
+    },
+    DecideUnseen {
+        customer: usize,
+        agent: Option<usize>,
+        watcher: Option<usize>,
     },
     Persist(usize),
     Read(usize),
@@ -53,6 +58,8 @@ fn any_op() -> impl Strategy<Value = Op> {
             .prop_map(|(customer, by, from_device, again)| Op::Say { customer, by, from_device, again }),
         1 => (0..3usize).prop_map(|customer| Op::Note { customer }),
         3 => (0..3usize, prop::option::weighted(0.7, 0..2usize)).prop_map(|(customer, agent)| Op::Decide { customer, agent }),
+        1 => (0..3usize, prop::option::weighted(0.7, 0..2usize), prop::option::weighted(0.5, 0..2usize))
+            .prop_map(|(customer, agent, watcher)| Op::DecideUnseen { customer, agent, watcher }),
         4 => (1..20usize).prop_map(Op::Persist),
         8 => (1..20usize).prop_map(Op::Read),
         8 => (0..8usize).prop_map(Op::Answer),
@@ -106,6 +113,25 @@ fn step(net: &mut Net, op: &Op) {
         }
         Op::Note { customer } => net.say_with(CUSTOMERS[customer], Role::Agent, "bo", None, "note", Audience::Staff),
         Op::Decide { customer, agent } => net.decide(CUSTOMERS[customer], agent.map(|a| AGENTS[a])),
+        Op::DecideUnseen {
+            customer,
+            agent,
+            watcher,
+        } => {
+            let session = Session {
+                state: agent
+                    .map_or(SessionState::SessionIdle, |_| SessionState::SessionActive)
+                    .into(),
+                agent: agent.map_or("", |a| AGENTS[a]).into(),
+                watching: watcher
+                    .filter(|_| agent.is_some())
+                    .map(|w| AGENTS[w].into())
+                    .into_iter()
+                    .collect(),
+                ..Session::default()
+            };
+            net.decide_unseen(CUSTOMERS[customer], session);
+        }
         Op::Persist(n) => net.persist(n),
         Op::Read(n) => net.read(n),
         Op::Answer(n) => {
@@ -183,7 +209,7 @@ fn check(net: &Net) -> Result<(), TestCaseError> {
         } else {
             for customer in CUSTOMERS {
                 let state = net.state_of(customer);
-                if state.serves(&device.user) {
+                if state.serves(&device.user) || state.watches(&device.user) {
                     let seen = net.seen(n, customer);
                     prop_assert!(seen.attached, "{} is not attached to {customer}", device.user);
                     prop_assert_eq!(
@@ -194,6 +220,13 @@ fn check(net: &Net) -> Result<(), TestCaseError> {
                         customer
                     );
                 } else {
+                    let mine = state.let_go_at(&device.user).map_or(0, |seq| seq.0);
+                    let written = net.seen(n, customer).events.last().map_or(0, |e| e.0);
+                    prop_assert!(
+                        written <= mine,
+                        "{} was let go of {customer} after {mine} and was pushed {written}",
+                        device.user
+                    );
                     prop_assert!(
                         !net.seen(n, customer).attached,
                         "{} is still attached to {customer}",

@@ -275,3 +275,76 @@ fn an_agent_let_go_and_given_it_back_while_nobody_owned_the_partition_hears_all_
         assert!(!net.seen(bo, "alice").attached);
     }
 }
+
+#[test]
+fn who_was_let_go_without_an_event_while_nobody_owned_the_partition_hears_nothing_after_it() {
+    for (persisted, folded_before) in [(true, false), (false, true), (false, false)] {
+        let (mut net, phone) = one_customer();
+        let staff = [("bo", Role::Agent), ("sue", Role::Supervisor)];
+        let [bo, sue] = staff.map(|(user, role)| net.device(2, user, role, "desk"));
+        net.register(bo);
+        net.register(sue);
+        let active = |agent: &str, watching: &[&str]| Session {
+            state: SessionState::SessionActive.into(),
+            agent: agent.into(),
+            watching: watching.iter().map(|w| (*w).to_owned()).collect(),
+            ..Session::default()
+        };
+        net.say("alice", Role::Customer, "alice", Some(phone));
+        net.decide_session("alice", active("bo", &["sue"]));
+        net.settle();
+        // The owner dies. 3 is still hers, 4 and 5 are not; bo is let go after 5, and 6 begins another's session.
+        net.say("alice", Role::Customer, "alice", Some(phone));
+        net.decide_unseen("alice", active("bo", &[]));
+        net.say("alice", Role::Customer, "alice", Some(phone));
+        net.say("alice", Role::Agent, "bo", None);
+        net.decide_unseen("alice", Session::default());
+        net.say("alice", Role::Customer, "alice", Some(phone));
+        net.decide_session("alice", active("cy", &[]));
+        net.say("alice", Role::Agent, "cy", None);
+        net.persist(if persisted { usize::MAX / 2 } else { 0 });
+        net.take_over(1);
+        net.register(phone);
+        if folded_before {
+            net.settle();
+        }
+        net.register(bo);
+        net.register(sue);
+        net.settle();
+        assert_eq!(seqs(&net, sue, "alice"), [1, 2, 3], "{persisted} {folded_before}");
+        assert_eq!(seqs(&net, bo, "alice"), [1, 2, 3, 4, 5], "{persisted} {folded_before}");
+        assert!(!net.seen(sue, "alice").attached && !net.seen(bo, "alice").attached);
+        let told = frames(&net, bo, "conversation");
+        assert!(told.last().unwrap().contains(r#""agent":"cy""#), "{told:?}");
+        assert_eq!(seqs(&net, phone, "alice"), (1..=8).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn an_agent_who_has_it_again_at_the_heir_never_hears_that_it_was_let_go() {
+    let (mut net, phone) = one_customer();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    net.register(bo);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    net.settle();
+    // The row says that bo was let go; the log that bo has it again.
+    net.decide("alice", None);
+    net.persist(usize::MAX / 2);
+    net.say("alice", Role::Customer, "alice", Some(phone));
+    net.decide("alice", Some("bo"));
+    let told_before = frames(&net, bo, "conversation").len();
+    net.take_over(1);
+    net.register(phone);
+    net.register(bo);
+    net.answer_all();
+    net.take_sends();
+    net.settle();
+    assert_eq!(seqs(&net, bo, "alice"), [1, 2, 3, 4, 5]);
+    assert!(net.seen(bo, "alice").attached);
+    let told = frames(&net, bo, "conversation");
+    assert!(
+        told[told_before..].iter().all(|f| f.contains(r#""agent":"bo""#)),
+        "{told:?}"
+    );
+}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use wire::link::from_worker::Item;
 use wire::link::{FromWorker, NotOwner, Push, Registered, ToNode};
 use wire::{CloseCode, ConnectionId, Generation, Partition, Seq};
@@ -11,19 +12,21 @@ use crate::conn::Conn;
 use crate::node::Node;
 
 /// Applies one message of the link.
-pub(super) fn apply(node: &Node, queue: &LinkQueue, message: ToNode) {
+pub(super) fn apply(node: &Node, worker: &str, queue: &LinkQueue, message: ToNode) {
     for FromWorker { item } in message.items {
         match item {
-            Some(Item::Push(push)) => apply_push(node, push),
+            Some(Item::Push(push)) => apply_push(node, worker, push),
             Some(Item::Conversation(item)) => {
-                if is_current(node, "conversation", item.partition, item.generation) {
+                let deed = Deed::new(worker, "conversation", &item.conversation, 0);
+                if is_current(node, &deed, item.partition, item.generation) {
                     to_each(node, &item.connections, |conn, now| {
                         conn.with(|session| session.handle_conversation(now, &item));
                     });
                 }
             }
             Some(Item::Frame(item)) => {
-                if is_current(node, "frame", item.partition, item.generation) {
+                let deed = Deed::new(worker, "frame", "", 0);
+                if is_current(node, &deed, item.partition, item.generation) {
                     let frame = item.frame.clone();
                     to_each(node, &item.connections, |conn, now| {
                         conn.with(|session| session.handle_loose(now, frame.clone()));
@@ -31,14 +34,16 @@ pub(super) fn apply(node: &Node, queue: &LinkQueue, message: ToNode) {
                 }
             }
             Some(Item::Reset(item)) => {
-                if is_current(node, "reset", item.partition, item.generation) {
+                let deed = Deed::new(worker, "reset", &item.conversation, item.last_seq);
+                if is_current(node, &deed, item.partition, item.generation) {
                     to_each(node, &[item.connection], |conn, now| {
                         conn.with(|s| s.handle_moved(now, &item.conversation, Seq(item.last_seq), false));
                     });
                 }
             }
             Some(Item::Rewind(item)) => {
-                if is_current(node, "rewind", item.partition, item.generation) {
+                let deed = Deed::new(worker, "rewind", &item.conversation, item.last_seq);
+                if is_current(node, &deed, item.partition, item.generation) {
                     to_each(node, &[item.connection], |conn, now| {
                         conn.with(|s| s.handle_moved(now, &item.conversation, Seq(item.last_seq), true));
                     });
@@ -58,8 +63,9 @@ pub(super) fn apply(node: &Node, queue: &LinkQueue, message: ToNode) {
     }
 }
 
-fn apply_push(node: &Node, push: Push) {
-    if !is_current(node, "push", push.partition, push.generation) {
+fn apply_push(node: &Node, worker: &str, push: Push) {
+    let deed = Deed::new(worker, "push", &push.conversation, push.seq);
+    if !is_current(node, &deed, push.partition, push.generation) {
         return;
     }
     let frame = push.frame;
@@ -78,13 +84,58 @@ fn apply_push(node: &Node, push: Push) {
     }
 }
 
-fn is_current(node: &Node, kind: &'static str, partition: u32, generation: Option<wire::link::Generation>) -> bool {
+/// Something an owner does here.
+struct Deed<'a> {
+    worker: &'a str,
+    what: &'static str,
+    conversation: &'a str,
+    seq: u64,
+}
+
+impl<'a> Deed<'a> {
+    fn new(worker: &'a str, what: &'static str, conversation: &'a str, seq: u64) -> Self {
+        Self {
+            worker,
+            what,
+            conversation,
+            seq,
+        }
+    }
+}
+
+fn is_current(node: &Node, deed: &Deed, partition: u32, generation: Option<wire::link::Generation>) -> bool {
     let generation: Generation = generation.unwrap_or_default().into();
-    let current = node.links.heard.lock().accept(Partition(partition), generation);
+    let mut heard = node.links.heard.lock();
+    let current = heard.accept(Partition(partition), generation);
+    if node.recorder.is_on() {
+        // Under the lock: the history has the deeds in the order in which they were let in.
+        record(node, deed, partition, generation, current);
+    }
+    drop(heard);
     if !current {
-        node.meters.stale(kind);
+        node.meters.stale(deed.what);
     }
     current
+}
+
+/// A node that starts anew has heard of nobody yet: it is another receiver.
+fn record(node: &Node, deed: &Deed, partition: u32, generation: Generation, current: bool) {
+    let fields = || {
+        json!({
+            "worker": deed.worker,
+            "generation": { "group": generation.group, "announced": generation.announced },
+            "partition": partition,
+            "receiver": format!("{}/{:x}", node.name, node.id.0),
+            "what": deed.what,
+            "conversation": deed.conversation,
+            "seq": deed.seq,
+        })
+    };
+    if current {
+        node.recorder.ok("out", fields);
+    } else {
+        node.recorder.fail("out", fields);
+    }
 }
 
 fn to_each(node: &Node, connections: &[u64], mut apply: impl FnMut(&Arc<Conn>, u64)) {

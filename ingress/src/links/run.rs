@@ -104,7 +104,7 @@ async fn run_link(context: LinkContext, worker: u64, queue: Arc<LinkQueue>) {
             Ok((sender, incoming)) => {
                 node.meters.link_connect("ok");
                 node.meters.link_up.increment(1.0);
-                let reason = attached(node, worker, &queue, sender, incoming).await;
+                let reason = attached(node, &owner, &queue, sender, incoming).await;
                 queue.set_up(false);
                 node.meters.link_up.decrement(1.0);
                 node.meters.link_lost(reason);
@@ -124,7 +124,7 @@ async fn run_link(context: LinkContext, worker: u64, queue: Arc<LinkQueue>) {
 /// A link that is up, until it is not. Returns why: a metric label.
 async fn attached(
     node: &Arc<Node>,
-    worker: u64,
+    owner: &Owner,
     queue: &Arc<LinkQueue>,
     sender: mpsc::Sender<ToWorker>,
     mut incoming: Incoming,
@@ -138,7 +138,7 @@ async fn attached(
     if sender.send(message([hello])).await.is_err() {
         return "closed";
     }
-    node.links.came_up(node, worker);
+    node.links.came_up(node, owner.worker_incarnation);
     // A worker of this process shares our fate: its channel closes when it ends, and while all of us stand still it cannot be heard.
     let silence = match incoming {
         Incoming::Local(_) => Duration::MAX,
@@ -147,7 +147,7 @@ async fn attached(
     let receive = async {
         loop {
             match tokio::time::timeout(silence, incoming.next()).await {
-                Ok(Some(message)) => incoming::apply(node, queue, message),
+                Ok(Some(message)) => incoming::apply(node, &owner.worker, queue, message),
                 Ok(None) => return "closed",
                 Err(_) => return "timeout",
             }

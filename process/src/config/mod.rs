@@ -41,6 +41,7 @@ pub struct Config {
     pub limits: Limits,
     pub drain: DrainConfig,
     pub logging: Logging,
+    pub history: HistoryLines,
     /// By name. A tenant that is not here does not exist for this process.
     pub tenants: BTreeMap<Tenant, TenantConfig>,
 }
@@ -276,6 +277,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// What this process did, as JSON lines for the checker: for tests and for looking into an incident.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryLines {
+    /// Appended to, one file per process; empty: off.
+    pub file: String,
+    /// The file grows no further than this.
+    pub bytes_max: u64,
+}
+
 /// One company on the platform.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -356,6 +367,7 @@ impl Default for Config {
             limits: Limits::default(),
             drain: DrainConfig::default(),
             logging: Logging::default(),
+            history: HistoryLines::default(),
             tenants: BTreeMap::new(),
         }
     }
@@ -482,6 +494,15 @@ impl Default for DrainConfig {
         Self {
             deadline_ms: wire_limits::DRAIN_DEADLINE_MS,
             goaway_batches: 10,
+        }
+    }
+}
+
+impl Default for HistoryLines {
+    fn default() -> Self {
+        Self {
+            file: String::new(),
+            bytes_max: 1 << 30,
         }
     }
 }

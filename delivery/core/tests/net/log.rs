@@ -77,12 +77,21 @@ impl Net {
 
     /// A desk decision with this whole session; an idle one closes.
     pub fn decide_session(&mut self, conversation: &str, session: Session) {
+        self.decide_by(conversation, session, true);
+    }
+
+    /// The same without an event, as when a supervisor begins or ends to watch.
+    pub fn decide_unseen(&mut self, conversation: &str, session: Session) {
+        self.decide_by(conversation, session, false);
+    }
+
+    fn decide_by(&mut self, conversation: &str, session: Session, numbered: bool) {
         let closes = session.state() == SessionState::SessionIdle;
         self.decision += 1;
         let record = Record {
             version: 1,
             kind: Kind::Effect.into(),
-            numbered: true,
+            numbered,
             from: Some(Sender {
                 role: Role::System.into(),
                 user: String::new(),
