@@ -21,8 +21,11 @@ use crate::handle::NewLink;
 use crate::meters::Meters;
 use crate::ownership::{Consuming, Owned};
 use crate::ports::{Arrival, Ports, Room};
-use crate::work::{Done, StoreReads, Tools, Work};
-use crate::{COMMITTED_INTERVAL_MS, INPUTS_PER_TURN, LAG_INTERVAL_MS, LAST_MARKS_MS, Options, TICK_MS};
+use crate::work::{Done, Reads, Tools, Work};
+use crate::{
+    COMMITTED_INTERVAL_MS, INPUTS_PER_TURN, LAG_INTERVAL_MS, LAST_MARKS_MS, Options, READ_BACKS_IN_FLIGHT_MAX,
+    STORE_READS_IN_FLIGHT_MAX, TICK_MS,
+};
 
 /// Records folded in one wake-up before what came of them is handed out.
 const RECORDS_PER_TURN: usize = 1_024;
@@ -37,6 +40,7 @@ enum Input {
     Arrival(Arrival),
     Room(Room),
     Read(Done),
+    ReadBack(Done),
     Work(Done),
     Owner(Option<TailEvent>),
     Tick,
@@ -62,7 +66,8 @@ pub(crate) struct Driver {
     pub(crate) links: mpsc::Receiver<NewLink>,
     pub(crate) links_closed: bool,
     pub(crate) ports: Ports,
-    pub(crate) reads: StoreReads,
+    pub(crate) reads: Reads,
+    pub(crate) read_backs: Reads,
     pub(crate) work: Work,
     pub(crate) owned: BTreeMap<Partition, Owned>,
     pub(crate) owners: Option<mpsc::Receiver<TailEvent>>,
@@ -106,7 +111,8 @@ impl Driver {
             links,
             links_closed: false,
             ports: Ports::default(),
-            reads: StoreReads::default(),
+            reads: Reads::new(STORE_READS_IN_FLIGHT_MAX),
+            read_backs: Reads::new(READ_BACKS_IN_FLIGHT_MAX),
             work,
             owned: BTreeMap::new(),
             owners: None,
@@ -135,6 +141,7 @@ impl Driver {
                 Some(arrival) = self.ports.arrivals.next(), if !self.ports.arrivals.is_empty() => Input::Arrival(arrival),
                 Some(room) = self.ports.rooms.next(), if !self.ports.rooms.is_empty() => Input::Room(room),
                 Some(done) = self.reads.running.next(), if !self.reads.running.is_empty() => Input::Read(done),
+                Some(done) = self.read_backs.running.next(), if !self.read_backs.running.is_empty() => Input::ReadBack(done),
                 Some(done) = self.work.next(), if !self.work.is_empty() => Input::Work(done),
                 event = next_owner(&mut self.owners), if self.owners.is_some() => Input::Owner(event),
                 _ = ticks.tick() => Input::Tick,
@@ -172,6 +179,10 @@ impl Driver {
             }
             Input::Read(done) => {
                 self.reads.advance();
+                self.done(now_ms, done);
+            }
+            Input::ReadBack(done) => {
+                self.read_backs.advance();
                 self.done(now_ms, done);
             }
             Input::Work(done) => self.done(now_ms, done),
@@ -243,6 +254,12 @@ impl Driver {
             } => {
                 if let Some(cancel) = self.token(token.partition) {
                     self.reads.push(self.tools.page(token, (key, after, limit), cancel));
+                }
+            }
+            Action::ReadBack { token, offsets } => {
+                if let Some(cancel) = self.token(token.partition) {
+                    let at = self.at(token.partition);
+                    self.read_backs.push(self.tools.read_back(at, token, offsets, cancel));
                 }
             }
             Action::AskEnd { partition, instance } => {

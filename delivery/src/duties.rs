@@ -247,6 +247,10 @@ impl Driver {
                 self.core.handle_loaded(now_ms, at, &key, loaded.unwrap_or_default());
             }
             Done::Page { token, rows } => self.core.handle_page(now_ms, token, &rows),
+            Done::ReadBack { token, entries } => match entries {
+                Ok(entries) => self.core.handle_read_back(now_ms, token, entries),
+                Err(alarm) => self.alarm(now_ms, alarm, token.partition),
+            },
             Done::End { at, end } => self.core.handle_end(now_ms, at, end),
             Done::Committed(offsets) => {
                 self.committed_asked = false;

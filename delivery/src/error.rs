@@ -21,6 +21,14 @@ pub enum Alarm {
         from: Offset,
         why: LogError,
     },
+    #[error(
+        "partition {partition}: offset {from} is not stored yet and the log begins at {start}: its retention is shorter than the store's outage"
+    )]
+    TailCut {
+        partition: Partition,
+        from: Offset,
+        start: Offset,
+    },
     #[error("partition {partition}: {why}")]
     Core { partition: Partition, why: String },
     #[error(

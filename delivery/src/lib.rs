@@ -71,6 +71,10 @@ const COMMITTED_INTERVAL_MS: u64 = 1_000;
 const LAG_INTERVAL_MS: u64 = 2_000;
 /// Reads of the store at once; more wait in line.
 const STORE_READS_IN_FLIGHT_MAX: usize = 256;
+/// Reads of the log for bodies that memory let go; each takes about so much, whatever it wants of it.
+const READ_BACKS_IN_FLIGHT_MAX: usize = 4;
+const READ_BACK_RECORDS: usize = 256;
+const READ_BACK_BYTES: usize = 1 << 20;
 /// One read of the store or question to the log may take this long, then it is asked again.
 const READ_TIMEOUT_MS: u64 = 5_000;
 /// Waits between attempts at a store or log that is away.

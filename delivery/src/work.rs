@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use delivery_core::{Loaded, Marks, PageRow, PageToken};
+use delivery_core::{Entry, Loaded, Marks, PageRow, PageToken};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, TryFutureExt};
@@ -19,7 +19,7 @@ use wire::{ConversationKey, Epoch, Lane, Offset, Partition, Seq};
 
 use crate::error::Alarm;
 use crate::owners::Announcer;
-use crate::{READ_TIMEOUT_MS, RETRY_MS_MAX, RETRY_MS_MIN, STORE_READS_IN_FLIGHT_MAX};
+use crate::{READ_BACK_BYTES, READ_BACK_RECORDS, READ_TIMEOUT_MS, RETRY_MS_MAX, RETRY_MS_MIN};
 
 /// What came of it.
 pub(crate) enum Done {
@@ -55,6 +55,10 @@ pub(crate) enum Done {
         token: PageToken,
         rows: Vec<PageRow>,
     },
+    ReadBack {
+        token: PageToken,
+        entries: Result<Vec<Entry>, Alarm>,
+    },
     End {
         at: (Partition, u64),
         end: Offset,
@@ -73,16 +77,24 @@ pub(crate) enum Done {
 
 pub(crate) type Work = FuturesUnordered<BoxFuture<'static, Done>>;
 
-/// Reads of the store: so many at once, the others in line.
-#[derive(Default)]
-pub(crate) struct StoreReads {
+/// Reads: so many at once, the others in line.
+pub(crate) struct Reads {
     pub running: Work,
     line: VecDeque<BoxFuture<'static, Done>>,
+    most: usize,
 }
 
-impl StoreReads {
+impl Reads {
+    pub fn new(most: usize) -> Self {
+        Self {
+            running: Work::new(),
+            line: VecDeque::new(),
+            most,
+        }
+    }
+
     pub fn push(&mut self, read: BoxFuture<'static, Done>) {
-        if self.running.len() < STORE_READS_IN_FLIGHT_MAX {
+        if self.running.len() < self.most {
             self.running.push(read);
         } else {
             self.line.push_back(read);
@@ -91,7 +103,7 @@ impl StoreReads {
 
     /// One is done: the next in line begins.
     pub fn advance(&mut self) {
-        while self.running.len() < STORE_READS_IN_FLIGHT_MAX
+        while self.running.len() < self.most
             && let Some(next) = self.line.pop_front()
         {
             self.running.push(next);
@@ -334,6 +346,52 @@ impl Tools {
         let tools = self.clone();
         async move { Done::Tail(until_answered("owners", || tools.log.tail(tools.announcer.topic.clone())).await) }
             .boxed()
+    }
+
+    /// Records of the log by their offsets, which rise. Those that stand close together come with one read.
+    pub fn read_back(
+        &self,
+        at: TopicPartition,
+        token: PageToken,
+        offsets: Vec<Offset>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'static, Done> {
+        let log = Arc::clone(&self.log);
+        unless_cancelled(cancel, async move {
+            let mut entries = Vec::with_capacity(offsets.len());
+            let mut wanted = offsets.into_iter().peekable();
+            while let Some(&from) = wanted.peek() {
+                let read = || async {
+                    match log.read(&at, from, READ_BACK_RECORDS, READ_BACK_BYTES).await {
+                        Err(LogError::OutOfRange { start, .. }) => Ok(Err(start)),
+                        other => other.map(Ok),
+                    }
+                };
+                let records = match until_answered("read back", read).await {
+                    Ok(records) => records,
+                    Err(start) => {
+                        let partition = at.partition;
+                        let entries = Err(Alarm::TailCut { partition, from, start });
+                        return Done::ReadBack { token, entries };
+                    }
+                };
+                for record in records {
+                    while wanted.next_if(|w| *w < record.offset).is_some() {}
+                    if wanted.next_if(|w| *w == record.offset).is_some() {
+                        entries.push(Entry {
+                            offset: record.offset,
+                            at_ms: record.at_ms,
+                            key: record.key,
+                            value: record.value,
+                        });
+                    }
+                }
+            }
+            Done::ReadBack {
+                token,
+                entries: Ok(entries),
+            }
+        })
     }
 
     pub fn lag(&self, owned: Vec<TopicPartition>) -> BoxFuture<'static, Done> {

@@ -6,15 +6,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use desk_core::{Counts, Desk, What};
 use ordered_log::LogRecord;
+use process::Recorder;
 use wire::codec::{decode_desk, encode};
 use wire::record::desk_record::Input;
 use wire::topics::partition_of;
 use wire::{Epoch, Offset, Partition, Position, Tenant};
 
+use crate::lines::Lines;
 use crate::meters::Meters;
 use crate::outbox::{Outbox, Parcel};
 use crate::takeover::{Taken, tenant_of};
-use crate::{NOTICE_AGE_MS_MAX, SNAPSHOT_RECORDS_MAX, TICK_PATIENCE_MS};
+use crate::{CUT_REST, CUT_REST_MAX, NOTICE_AGE_MS_MAX, SNAPSHOT_RECORDS_MAX, TICK_PATIENCE_MS};
 
 pub(crate) struct Answering {
     epoch: Epoch,
@@ -36,17 +38,26 @@ pub(crate) struct Answering {
     /// The last cut came to nothing.
     cut_again: bool,
     last_cut: Instant,
+    /// What the last cut took: a large desk is saved less often.
+    cut_took: Duration,
+    cut_began: Instant,
     cut: CutState,
-    pub snapshots_end: Offset,
+    /// Keys of each tenant's snapshot as it stands.
+    keys: HashMap<Tenant, Vec<Bytes>>,
+    /// Keys of snapshots that others have taken the place of.
+    obsolete: Vec<Bytes>,
     pub paused: bool,
+    lines: Lines,
 }
 
-/// Snapshots as of `through`, and what must be in the log before them.
+/// Desks as of `through`, and what must be in the log before they are saved.
 pub(crate) struct Cut {
     /// Committed before.
     pub from: Offset,
     pub through: Offset,
-    pub snapshots: Vec<(Tenant, Bytes)>,
+    pub desks: Vec<Desk>,
+    /// Nobody reads these any more.
+    pub obsolete: Vec<Bytes>,
 }
 
 enum CutState {
@@ -57,13 +68,12 @@ enum CutState {
 }
 
 impl Answering {
-    pub fn new(epoch: Epoch, partition: Partition, partitions: u32, taken: Taken) -> Self {
+    pub fn new(epoch: Epoch, partition: Partition, partitions: u32, taken: Taken, recorder: Recorder) -> Self {
         Self {
             epoch,
             partition,
             partitions,
-            // Written anew with the first cut: a zombie may have written older ones meanwhile.
-            changed: taken.desks.keys().cloned().collect(),
+            changed: BTreeSet::new(),
             desks: taken.desks,
             ticking: HashMap::new(),
             outbox: Outbox::default(),
@@ -73,9 +83,13 @@ impl Answering {
             committed: taken.from,
             cut_again: false,
             last_cut: Instant::now(),
+            cut_took: Duration::ZERO,
+            cut_began: Instant::now(),
             cut: CutState::None,
-            snapshots_end: taken.snapshots_end,
+            keys: taken.keys,
+            obsolete: taken.obsolete,
             paused: false,
+            lines: Lines::new(recorder),
         }
     }
 
@@ -113,6 +127,7 @@ impl Answering {
             .entry(tenant.clone())
             .or_insert_with(|| Desk::new(tenant.clone()));
         let outputs = desk.apply(Position::new(self.epoch, record.offset), record.at_ms, &value);
+        self.lines.applied(desk, record, &outputs);
         self.changed.insert(tenant);
         let known = record.offset < self.known_until;
         for output in outputs {
@@ -144,21 +159,22 @@ impl Answering {
     /// Begins a cut if one is due, and hands it out when everything before it is in the log.
     pub fn cut(&mut self, interval: Duration) -> Option<Cut> {
         let news = self.next.0 - self.cut_through.0;
-        let news_enough = news >= SNAPSHOT_RECORDS_MAX || self.last_cut.elapsed() >= interval;
+        let since = self.last_cut.elapsed();
+        let rested = interval.is_zero() || since >= (self.cut_took * CUT_REST).min(CUT_REST_MAX);
+        let news_enough = rested && (news >= SNAPSHOT_RECORDS_MAX || since >= interval);
         let due = (news > 0 || self.cut_again) && news_enough;
         if matches!(self.cut, CutState::None) && due {
-            let snapshot = |t: Tenant| self.desks.get(&t).map(|d| (t, d.snapshot()));
-            let snapshots = std::mem::take(&mut self.changed)
-                .into_iter()
-                .filter_map(snapshot)
-                .collect();
+            // Copies: they are written piece by piece while the machines go on.
+            let changed = std::mem::take(&mut self.changed);
+            let desks = changed.iter().filter_map(|t| self.desks.get(t).cloned()).collect();
             self.last_cut = Instant::now();
             self.cut_through = self.next;
             self.cut_again = false;
             let cut = Cut {
                 from: self.committed,
                 through: self.next,
-                snapshots,
+                desks,
+                obsolete: std::mem::take(&mut self.obsolete),
             };
             self.cut = CutState::Waiting(cut, self.outbox.next());
         }
@@ -168,25 +184,36 @@ impl Answering {
         if !self.outbox.is_done_below(*below) {
             return None;
         }
+        self.cut_began = Instant::now();
         match std::mem::replace(&mut self.cut, CutState::Running) {
             CutState::Waiting(cut, _) => Some(cut),
             _ => None,
         }
     }
 
-    /// The cut was written and committed. `snapshots_end`: where the snapshots end by our own count.
-    pub fn cut_done(&mut self, snapshots_end: Offset) {
+    /// The cut was written and committed; under which keys.
+    pub fn cut_done(&mut self, written: Vec<(Tenant, Vec<Bytes>)>) {
         self.cut = CutState::None;
+        self.cut_took = self.cut_began.elapsed();
         self.committed = self.cut_through;
-        self.snapshots_end = snapshots_end;
+        for (tenant, keys) in written {
+            let before = self.keys.insert(tenant.clone(), keys).unwrap_or_default();
+            let stands = &self.keys[&tenant];
+            self.obsolete
+                .extend(before.into_iter().filter(|key| !stands.contains(key)));
+        }
     }
 
-    /// The cut came to nothing, or somebody else wrote among the snapshots: all of them are written anew.
-    pub fn cut_failed(&mut self, snapshots_end: Option<Offset>) {
+    /// The cut came to nothing. What it wrote before is overwritten, or taken away by the next owner.
+    pub fn cut_failed(&mut self) {
         self.cut = CutState::None;
         self.changed = self.desks.keys().cloned().collect();
         self.cut_again = true;
-        self.snapshots_end = snapshots_end.unwrap_or(self.snapshots_end);
+    }
+
+    /// Everything applied is saved, or there is nothing to save.
+    pub fn is_saved(&self) -> bool {
+        matches!(self.cut, CutState::None) && self.committed == self.next
     }
 
     pub fn counts(&self) -> Counts {

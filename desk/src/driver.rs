@@ -24,7 +24,7 @@ use crate::meters::{self, Meters, now_ms};
 use crate::outbox::Parcel;
 use crate::reports::{ReportBox, Unreported};
 use crate::takeover::{Taken, snapshots_of, take_over};
-use crate::{OUTBOX_RECORDS_MAX, Options, REPEAT_INTERVAL_MS};
+use crate::{LAST_CUT_MS, LAST_REPEAT_MS, OUTBOX_RECORDS_MAX, Options, REPEAT_INTERVAL_MS};
 
 /// The desk role of one process, for one lane.
 pub struct Service {
@@ -37,7 +37,7 @@ impl Service {
         Self { options, log }
     }
 
-    /// Answers until the drain begins, then leaves the group. The next owner repeats what may not have got out.
+    /// Answers until the drain begins, saves its desks and leaves the group. The next owner repeats what may not have got out.
     pub async fn run(self, drain: Drain) -> Result<(), Error> {
         let topics = &self.options.lane_topics;
         let consumer = self.log.consume(&topics.desk_group(), &[topics.desk().into()]).await?;
@@ -57,6 +57,12 @@ impl Service {
             options: self.options,
         };
         let end = driver.run(&drain).await;
+        if end.is_ok() {
+            let most = drain.remaining().min(Duration::from_millis(LAST_CUT_MS));
+            if tokio::time::timeout(most, driver.last_cuts()).await.is_err() {
+                tracing::info!("leaving before every desk was saved; the next owner repeats what happened since");
+            }
+        }
         driver.consumer.control.close().await;
         end
     }
@@ -97,6 +103,15 @@ enum Stage {
     Stopped,
 }
 
+impl Owned {
+    fn is_saved(&self) -> bool {
+        match &self.stage {
+            Stage::Answering(answering) => answering.is_saved(),
+            Stage::TakingOver | Stage::Stopped => true,
+        }
+    }
+}
+
 impl Driver {
     async fn run(&mut self, drain: &Drain) -> Result<(), Error> {
         let reports = Arc::clone(&self.reports);
@@ -104,6 +119,7 @@ impl Driver {
         let mut repeats = interval(Duration::from_millis(REPEAT_INTERVAL_MS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         repeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let every = Duration::from_millis(self.options.snapshot_interval_ms);
         loop {
             tokio::select! {
                 () = drain.started() => return Ok(()),
@@ -119,8 +135,30 @@ impl Driver {
                 Some((at, ownership, end)) = self.cuts.next(), if !self.cuts.is_empty() => {
                     self.on_cut(&at, ownership, end);
                 }
-                _ = repeats.tick() => self.repeat_and_cut(),
+                _ = repeats.tick() => self.repeat_and_cut(every),
                 _ = ticks.tick() => self.tick(),
+            }
+        }
+    }
+
+    /// Nothing new is applied: what was is put out, saved and committed, so that the next owner has nothing to repeat.
+    async fn last_cuts(&mut self) {
+        self.owned.keys().for_each(|at| self.consumer.control.pause(at));
+        let reports = Arc::clone(&self.reports);
+        let mut repeats = interval(Duration::from_millis(LAST_REPEAT_MS));
+        while self.owned.values().any(|o| !o.is_saved()) {
+            self.repeat_and_cut(Duration::ZERO);
+            tokio::select! {
+                event = self.consumer.events.recv() => match event {
+                    Some(ConsumerEvent::Records(_)) => {}
+                    Some(event) => self.on_event(event),
+                    None => return,
+                },
+                arrived = reports.arrived() => self.on_reports(arrived),
+                Some((at, ownership, end)) = self.cuts.next(), if !self.cuts.is_empty() => {
+                    self.on_cut(&at, ownership, end);
+                }
+                _ = repeats.tick() => {}
             }
         }
     }
@@ -224,7 +262,9 @@ impl Driver {
             tenants = taken.desks.len(),
             "a desk's partition taken over"
         );
-        owned.stage = Stage::Answering(Box::new(Answering::new(epoch, at.partition, partitions, taken)));
+        let recorder = self.options.recorder.clone();
+        let answering = Answering::new(epoch, at.partition, partitions, taken, recorder);
+        owned.stage = Stage::Answering(Box::new(answering));
         match self.consumer.control.start(&at, from).await {
             Ok(()) => {}
             Err(LogError::OutOfRange { start, end, .. }) => {
@@ -333,8 +373,7 @@ impl Driver {
     }
 
     /// What failed goes out again; cuts whose effects are all in the log are written.
-    fn repeat_and_cut(&mut self) {
-        let every = Duration::from_millis(self.options.snapshot_interval_ms);
+    fn repeat_and_cut(&mut self, every: Duration) {
         let mut again = Vec::new();
         for (at, owned) in &mut self.owned {
             let Stage::Answering(answering) = &mut owned.stage else {
@@ -352,11 +391,9 @@ impl Driver {
             if let Some(cut) = answering.cut(every) {
                 let (at, ownership) = (at.clone(), owned.ownership);
                 let writing = Writing {
-                    log: Arc::clone(&self.log),
                     producer: Arc::clone(&self.producer),
                     control: Arc::clone(&self.consumer.control),
                     snapshots: snapshots_of(&self.snapshots, at.partition),
-                    expected_end: answering.snapshots_end,
                 };
                 self.cuts.push(Box::pin(async move {
                     let end = writing.write(&at, cut).await;
@@ -375,19 +412,12 @@ impl Driver {
             return;
         };
         match end {
-            CutEnd::Done(snapshots_end) => {
-                answering.cut_done(snapshots_end);
+            CutEnd::Done(written) => {
+                answering.cut_done(written);
                 meters::committed("ok");
             }
-            CutEnd::Disturbed(snapshots_end) => {
-                tracing::warn!(
-                    partition = at.partition.0,
-                    "somebody else wrote desk snapshots; ours are written anew"
-                );
-                answering.cut_failed(Some(snapshots_end));
-            }
             CutEnd::Failed(why) => {
-                answering.cut_failed(None);
+                answering.cut_failed();
                 meters::committed("failed");
                 tracing::warn!(
                     why,

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use desk_core::Desk;
+use bytes::Bytes;
+use desk_core::{Desk, Restored, Restoring};
 use ordered_log::{Assigned, Log, LogError, TopicPartition};
 use wire::{Epoch, Offset, Partition, Tenant};
 
@@ -17,8 +18,9 @@ pub(crate) struct Taken {
     pub from: Offset,
     /// Records below were there before: their decisions were counted by somebody else.
     pub known_until: Offset,
-    /// End of the snapshots' partition: what others write from here on is overwritten.
-    pub snapshots_end: Offset,
+    /// Keys of each tenant's snapshot, and of those nobody reads any more.
+    pub keys: HashMap<Tenant, Vec<Bytes>>,
+    pub obsolete: Vec<Bytes>,
 }
 
 /// Tries until the log answers. Called by a future that is dropped when the partition is lost.
@@ -48,31 +50,33 @@ async fn attempt(
     epoch: Epoch,
 ) -> Result<Result<Taken, Alarm>, LogError> {
     let saved = log.bounds(snapshots).await?;
-    let mut desks = HashMap::new();
+    let mut restoring = Restoring::default();
     let mut at = saved.start;
     while at < saved.end {
         let records = log.read(snapshots, at, LOAD_RECORDS_MAX, LOAD_BYTES_MAX).await?;
         let Some(last) = records.last() else { break };
         at = last.offset.next();
         for record in records {
-            let Some(tenant) = record.key.as_deref().and_then(tenant_of) else {
-                continue;
-            };
-            match record.value.as_deref().map(Desk::restore) {
-                Some(Ok(desk)) => {
-                    keep_newer(&mut desks, tenant, desk);
-                }
-                Some(Err(why)) => {
-                    return Ok(Err(Alarm::BadSnapshot {
-                        tenant: tenant.to_string(),
-                        why,
-                    }));
-                }
-                None => {
-                    desks.remove(&tenant);
-                }
-            }
+            restoring.record(record.key.as_deref().unwrap_or_default(), record.value);
         }
+    }
+    let restored = match restoring.finish() {
+        Ok(restored) => restored,
+        Err((tenant, why)) => {
+            let tenant = tenant.to_string();
+            return Ok(Err(Alarm::BadSnapshot { tenant, why }));
+        }
+    };
+    let (mut desks, mut keys, mut obsolete) = (HashMap::new(), HashMap::new(), Vec::new());
+    for Restored {
+        desk,
+        keys: stands,
+        obsolete: gone,
+    } in restored
+    {
+        obsolete.extend(gone);
+        keys.insert(desk.tenant().clone(), stands);
+        desks.insert(desk.tenant().clone(), desk);
     }
     // Asked after the snapshots were read: they may be younger than an end asked before.
     let bounds = log.bounds(&assigned.at).await?;
@@ -100,18 +104,9 @@ async fn attempt(
         desks,
         from,
         known_until: bounds.end,
-        snapshots_end: saved.end,
+        keys,
+        obsolete,
     }))
-}
-
-/// A zombie's older snapshot behind a newer one counts for nothing.
-fn keep_newer(desks: &mut HashMap<Tenant, Desk>, tenant: Tenant, desk: Desk) {
-    match desks.get(&tenant) {
-        Some(before) if before.position() > desk.position() => {}
-        _ => {
-            desks.insert(tenant, desk);
-        }
-    }
 }
 
 pub(crate) fn tenant_of(key: &[u8]) -> Option<Tenant> {

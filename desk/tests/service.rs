@@ -55,10 +55,14 @@ struct Running(Tasks, Health);
 
 impl Running {
     fn start(log: Arc<dyn Log>) -> Self {
+        Self::start_with(log, 100)
+    }
+
+    fn start_with(log: Arc<dyn Log>, snapshot_interval_ms: u64) -> Self {
         let tasks = Tasks::new(Drain::new(Duration::from_secs(5)));
         let health = Health::new();
         let options = Options {
-            snapshot_interval_ms: 100,
+            snapshot_interval_ms,
             tick_interval_ms: 50,
             ..Options::new(topics(), health.clone())
         };
@@ -564,23 +568,21 @@ async fn snapshots_of_another_log_stop_the_partition() {
 }
 
 #[tokio::test]
-async fn a_zombies_older_snapshot_is_overwritten_by_the_owner() {
+async fn a_zombies_older_snapshot_behind_the_owners_changes_nothing() {
     let log = a_log().await;
     let running = Running::start(log.clone());
-    agent(&log, "demo", "bo", 1).await;
+    agent(&log, "demo", "bo", 2).await;
     put(
         &log,
         "demo",
         act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#),
     )
     .await;
-    until("the desk commits", || async {
-        log.committed(&topics().desk_group(), &[desk_place("demo")])
-            .await
-            .unwrap()[0]
-            .is_some_and(|o| o.0 >= 3)
+    until("the request is answered", || async {
+        shown(&messages(&log).await).contains_key("demo/alice")
     })
     .await;
+    running.stop().await;
     let mut zombie = desk_core::Desk::new(Tenant::new("demo").unwrap());
     let early = wire::Position::new(Epoch(1), Offset(0));
     zombie.apply(
@@ -591,28 +593,124 @@ async fn a_zombies_older_snapshot_is_overwritten_by_the_owner() {
             input: Some(Input::Tick(wire::record::Tick {})),
         },
     );
-    let at = TopicPartition {
-        topic: topics().desk_snapshots().into(),
-        partition: desk_place("demo").partition,
-    };
-    let producer = log.producer().await.unwrap();
-    let appended = append(
-        &*producer,
-        at.topic.clone(),
-        at.partition,
-        Some("demo".into()),
-        Some(zombie.snapshot()),
-    )
-    .await;
-    let zombie_at = appended.unwrap().offset;
-    until("the owner's stands behind it", || async {
-        let all = log.read(&at, zombie_at.next(), 100, 10_000_000).await.unwrap();
-        let last = all
-            .iter()
-            .rev()
-            .find_map(|r| desk_core::Desk::restore(r.value.as_ref()?).ok());
-        last.is_some_and(|desk| desk.sessions().contains_key("alice"))
+    save(&log, &zombie).await;
+    // The heir knows alice: nobody is asked a second time.
+    let running = Running::start(log.clone());
+    put(&log, "demo", act(Role::Agent, "bo", "c1", "alice", r#"{"close":{}}"#)).await;
+    until("the session is closed", || async {
+        shown(&messages(&log).await)["demo/alice"].0 == SessionState::SessionIdle
     })
     .await;
     running.stop().await;
+    // And what the zombie wrote is taken away with the next cut.
+    let (found, _) = standing(&log, "demo").await;
+    assert_eq!(found.sessions().len(), 0);
+    assert!(found.agents().contains_key("bo"));
+}
+
+#[tokio::test]
+async fn a_desk_that_drains_is_saved_as_it_is() {
+    let log = a_log().await;
+    // Never cut by time.
+    let running = Running::start_with(log.clone(), 3_600_000);
+    agent(&log, "demo", "bo", 2).await;
+    let ask = |n: u32| {
+        act(
+            Role::Customer,
+            &format!("c{n}"),
+            "r",
+            &format!("c{n}"),
+            r#"{"request":{}}"#,
+        )
+    };
+    for n in 0..2 {
+        put(&log, "demo", ask(n)).await;
+    }
+    until("both are answered", || async {
+        shown(&messages(&log).await).len() == 2
+    })
+    .await;
+    running.stop().await;
+    let (desk, _) = standing(&log, "demo").await;
+    assert_eq!(desk.sessions().len(), 2);
+    let at = [desk_place("demo")];
+    let committed = log.committed(&topics().desk_group(), &at).await.unwrap()[0].unwrap();
+    assert_eq!(
+        desk.position().unwrap().offset.next(),
+        committed,
+        "nothing is left to repeat"
+    );
+}
+
+#[tokio::test]
+async fn a_desk_with_many_open_sessions_is_taken_over_and_saved_again() {
+    let log = a_log().await;
+    // A log of two records, and a desk that is that log's: the second record opened more sessions than any record can.
+    agent(&log, "demo", "bo", 1_000).await;
+    let last = wire::Position::new(Epoch(1), Offset(1));
+    let mut large = desk_core::Desk::new(Tenant::new("demo").unwrap());
+    for record in log.read(&desk_place("demo"), Offset(0), 2, 1 << 20).await.unwrap() {
+        let value = wire::codec::decode_desk(record.value.as_ref()).unwrap();
+        large.apply(wire::Position::new(Epoch(1), record.offset), record.at_ms, &value);
+    }
+    assert_eq!(large.position(), Some(last));
+    let mut json: serde_json::Value = serde_json::from_slice(&large.snapshot()).unwrap();
+    let session = serde_json::json!({
+        "stage": { "Waiting": { "order": 0, "since_ms": 0 } }, "group": "default", "priority": 1, "named": "away", "only": true,
+        "joined": [], "watching": [], "opened_ms": 0, "spoke_ms": 0, "last_seq": 1, "decided_ms": 0, "told": [1, 0],
+    });
+    for n in 0..20_000 {
+        let mut session = session.clone();
+        session["stage"]["Waiting"]["order"] = serde_json::json!(n);
+        json["desk"]["sessions"][format!("c{n}")] = session;
+    }
+    let large = desk_core::Desk::restore(json.to_string().as_bytes()).unwrap();
+    save(&log, &large).await;
+    let running = Running::start(log.clone());
+    let ask = act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#);
+    put(&log, "demo", ask).await;
+    until("alice is served", || async {
+        shown(&messages(&log).await).contains_key("demo/alice")
+    })
+    .await;
+    until("it is saved", || async {
+        standing(&log, "demo").await.0.sessions().len() == 20_001
+    })
+    .await;
+    running.stop().await;
+    let (desk, records) = standing(&log, "demo").await;
+    assert_eq!(desk.sessions()["alice"].agent(), Some("bo"));
+    assert!(records > 10, "{records}");
+}
+
+/// Writes a desk as its owner would.
+async fn save(log: &Embedded, desk: &desk_core::Desk) {
+    let producer = log.producer().await.unwrap();
+    let partition = desk_place("demo").partition;
+    for piece in desk.pieces() {
+        let topic = topics().desk_snapshots().into();
+        append(&*producer, topic, partition, Some(piece.key), Some(piece.value))
+            .await
+            .unwrap();
+    }
+}
+
+/// The tenant's desk as the next owner would find it, and how many records it stands in.
+async fn standing(log: &Embedded, tenant: &str) -> (desk_core::Desk, usize) {
+    let at = TopicPartition {
+        topic: topics().desk_snapshots().into(),
+        partition: desk_place(tenant).partition,
+    };
+    let mut restoring = desk_core::Restoring::default();
+    let mut from = Offset(0);
+    loop {
+        let records = log.read(&at, from, 1_000, 64 << 20).await.unwrap();
+        let Some(last) = records.last() else { break };
+        from = last.offset.next();
+        for record in records {
+            restoring.record(record.key.as_deref().unwrap_or_default(), record.value);
+        }
+    }
+    let restored = restoring.finish().unwrap().remove(0);
+    (restored.desk, restored.keys.len())
 }

@@ -117,6 +117,9 @@ impl Counts {
 /// A batch, folded: to be written now.
 #[derive(Debug)]
 pub struct FoldedBatch {
+    /// The records read for it: the first offset, and the one after the last.
+    pub from: Offset,
+    pub to: Offset,
     /// Event and session rows; no state.
     pub write: PartitionWrite,
     pub dead_letters: Vec<DeadLetter>,
@@ -169,6 +172,11 @@ impl Core {
     /// Records folded and not covered by any cut.
     pub fn uncut(&self) -> u64 {
         self.next.0 - self.cut_through.0
+    }
+
+    /// A conversation's state, if it is in memory.
+    pub fn state(&self, key: &ConversationKey) -> Option<&State> {
+        self.resident.get(key).map(|r| &r.state)
     }
 
     /// Conversations in memory, and their bytes.
@@ -239,6 +247,8 @@ impl Core {
     pub fn fold(&mut self, read: Read) -> FoldedBatch {
         self.batches += 1;
         let mut out = FoldedBatch {
+            from: self.next,
+            to: read.next.map_or(self.next, |n| n.max(self.next)),
             write: self.empty_write(),
             dead_letters: Vec::new(),
             counts: Counts {
@@ -264,7 +274,7 @@ impl Core {
                 }
             }
         }
-        self.next = read.next.map_or(self.next, |n| n.max(self.next));
+        self.next = out.to;
         debug_assert_eq!(out.counts.records, out.counts.accounted());
         out
     }

@@ -3,18 +3,23 @@
 
 use std::collections::BTreeMap;
 
+use conversation::State;
+use ordered_log::TopicPartition;
 use process::Recorder;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use store::PartitionWrite;
+use store::ConversationWrite;
+use wire::record::SessionState;
 use wire::{Offset, Partition};
+
+use crate::core::{Core, FoldedBatch};
 
 /// Members of an event before its last one.
 const ENVELOPE: [&str; 5] = ["conversation", "seq", "at", "id", "from"];
 
 /// What a `record` line says beside where it stands in the log.
-const PLACE: [&str; 6] = ["tenant", "conversation", "id", "from_user", "hash", "seq"];
+const PLACE: [&str; 4] = ["id", "from_user", "hash", "seq"];
 
 /// Rows on their way to the store.
 pub(crate) struct Rows {
@@ -24,25 +29,13 @@ pub(crate) struct Rows {
 
 impl Rows {
     /// A batch was folded, and nothing of it is written yet.
-    pub fn folded(recorder: &Recorder, partition: Partition, write: &PartitionWrite) -> Self {
+    pub fn folded(recorder: &Recorder, core: &Core, batch: &FoldedBatch) -> Self {
         let mut rows = Vec::new();
-        for conversation in write.conversations.iter().filter(|_| recorder.is_on()) {
-            let Some(key) = &conversation.key else { continue };
-            for event in &conversation.events {
-                let mut row = seen(&event.entry);
-                row.insert("tenant".into(), json!(key.tenant.as_str()));
-                row.insert("conversation".into(), json!(key.customer.as_str()));
-                recorder.ok("record", || {
-                    let mut record: Map<String, Value> = row
-                        .iter()
-                        .filter(|(name, _)| PLACE.contains(&name.as_str()))
-                        .map(|(name, value)| (name.clone(), value.clone()))
-                        .collect();
-                    record.insert("partition".into(), json!(partition.0));
-                    record.insert("offset".into(), json!(event.position.offset.0));
-                    Value::Object(record)
-                });
-                rows.push(row);
+        if recorder.is_on() {
+            let partition = core.place().partition;
+            account(recorder, partition, batch);
+            for conversation in &batch.write.conversations {
+                rows.extend(records(recorder, core, partition, conversation));
             }
         }
         Self {
@@ -56,6 +49,88 @@ impl Rows {
             self.recorder.ok("row", || Value::Object(row));
         }
     }
+}
+
+fn account(recorder: &Recorder, partition: Partition, batch: &FoldedBatch) {
+    let counts = &batch.counts;
+    recorder.info("account", || {
+        json!({
+            "partition": partition.0,
+            "from": batch.from.0,
+            "to": batch.to.0,
+            "rows": counts.rows,
+            "states": counts.state_only + counts.unnumbered,
+            "repeats": counts.repeats + counts.superseded + counts.skipped,
+            "dead_letters": counts.dead_letters,
+        })
+    });
+}
+
+/// A line per event; with the last record that changed the conversation, how its session stands after it. Returns the rows.
+fn records(
+    recorder: &Recorder,
+    core: &Core,
+    partition: Partition,
+    written: &ConversationWrite,
+) -> Vec<Map<String, Value>> {
+    let Some(key) = &written.key else { return Vec::new() };
+    let state = core.state(key);
+    let applied = state.and_then(State::applied).map(|p| p.offset);
+    let stands = |record: &mut Map<String, Value>| {
+        if let Some(state) = state {
+            record.insert("state".into(), json!(state_name(state.session_state())));
+            record.insert("agent".into(), json!(state.agent()));
+        }
+    };
+    let place = |offset: Offset| {
+        let mut record = Map::new();
+        record.insert("tenant".into(), json!(key.tenant.as_str()));
+        record.insert("conversation".into(), json!(key.customer.as_str()));
+        record.insert("partition".into(), json!(partition.0));
+        record.insert("offset".into(), json!(offset.0));
+        record
+    };
+    let mut rows = Vec::new();
+    for event in &written.events {
+        let seen = seen(&event.entry);
+        let mut record = place(event.position.offset);
+        let said = seen.iter().filter(|(name, _)| PLACE.contains(&name.as_str()));
+        record.extend(said.map(|(name, value)| (name.clone(), value.clone())));
+        if applied == Some(event.position.offset) {
+            stands(&mut record);
+        }
+        recorder.ok("record", || Value::Object(record));
+        let mut row = seen;
+        row.insert("tenant".into(), json!(key.tenant.as_str()));
+        row.insert("conversation".into(), json!(key.customer.as_str()));
+        rows.push(row);
+    }
+    let last = written.events.last().map(|e| e.position.offset);
+    if let Some(applied) = applied.filter(|applied| last.is_none_or(|last| *applied > last)) {
+        // A decision without an event.
+        let mut record = place(applied);
+        stands(&mut record);
+        recorder.ok("record", || Value::Object(record));
+    }
+    rows
+}
+
+fn state_name(state: SessionState) -> &'static str {
+    match state {
+        SessionState::SessionIdle => "idle",
+        SessionState::SessionWanted => "wanted",
+        SessionState::SessionQueued => "queued",
+        SessionState::SessionActive => "active",
+        SessionState::SessionLeft => "left",
+    }
+}
+
+/// A record that cannot be folded is in the dead-letter topic.
+pub(crate) fn dead_letter(recorder: &Recorder, at: &TopicPartition, offset: Offset) {
+    recorder.ok(
+        "dead_letter",
+        || json!({ "topic": &*at.topic, "partition": at.partition.0, "offset": offset.0 }),
+    );
 }
 
 /// The group's offset is there from now on, or was refused.

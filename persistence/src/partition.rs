@@ -277,20 +277,25 @@ impl Consuming {
     }
 
     fn fold(&mut self, read: Read) {
+        let folded = self.core.fold(read);
+        let rows = Rows::folded(&self.shared.recorder, &self.core, &folded);
         let FoldedBatch {
             write,
             dead_letters,
             counts,
             received_at_ms,
-        } = self.core.fold(read);
+            ..
+        } = folded;
         self.shared.meters.count(&counts, &dead_letters);
         self.books.folded(&counts);
         for letter in dead_letters {
             let (letters, at) = (self.shared.dead_letters.clone(), self.at.clone());
             let books = Arc::clone(&self.books);
+            let (recorder, offset) = (self.shared.recorder.clone(), letter.record.offset);
             self.start_write(Box::pin(async move {
                 letters.put(&at, letter).await;
                 books.put_aside();
+                lines::dead_letter(&recorder, &at, offset);
                 Ok(())
             }));
         }
@@ -299,7 +304,6 @@ impl Consuming {
         }
         let (patient, meters) = (self.shared.patient.clone(), Arc::clone(&self.shared.meters));
         let books = Arc::clone(&self.books);
-        let rows = Rows::folded(&self.shared.recorder, self.at.partition, &write);
         self.start_write(Box::pin(async move {
             patient.write(write).await?;
             books.stored(&counts);

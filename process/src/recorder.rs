@@ -55,7 +55,12 @@ impl Recorder {
         self.line("fail", op, fields);
     }
 
-    /// It was decided or observed.
+    /// It was observed.
+    pub fn info(&self, op: &str, fields: impl FnOnce() -> Value) {
+        self.line("info", op, fields);
+    }
+
+    /// A border, or what is decided elsewhere.
     pub fn note(&self, op: &str, fields: impl FnOnce() -> Value) {
         self.line("note", op, fields);
     }

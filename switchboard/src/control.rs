@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ordered_log::{Log, LogError, TailEvent, append};
 use process::{ControlView, Drain, Exit, Kind, Recorder, Tasks};
 use prost::Message;
+use serde_json::json;
 use wire::record::{Control, LaneControl, control};
 use wire::{LaneTopics, Partition, topics::CONTROL};
 
@@ -20,13 +21,18 @@ pub async fn follow(
 ) -> Result<(), LogError> {
     let mut tail = log.tail(CONTROL.into()).await?;
     let (feed, recorder, drain) = (view.clone(), recorder.clone(), drain.clone());
+    // A new life knows nothing.
+    recorder.note("control", || json!({ "key": "", "version": 0 }));
     tasks.spawn(Kind::Essential, "control", async move {
         while let Some(Some(event)) = drain.unless_started(tail.recv()).await {
             match event {
                 TailEvent::CaughtUp => feed.set_caught_up(),
                 TailEvent::Record(record) => {
                     if let Some(key) = &record.key {
-                        feed.feed([(&key[..], record.value.as_deref())]);
+                        let fed = feed.feed([(&key[..], record.value.as_deref())]);
+                        if fed.changed > 0 {
+                            applied(&recorder, key, record.value.as_deref());
+                        }
                     }
                 }
             }
@@ -36,9 +42,25 @@ pub async fn follow(
     Ok(())
 }
 
+/// A control record counts in this process from now on.
+fn applied(recorder: &Recorder, key: &[u8], value: Option<&[u8]>) {
+    let version = value.and_then(|v| Control::decode(v).ok()).map(|c| c.version);
+    if let Some(version) = version {
+        recorder.info(
+            "control",
+            || json!({ "key": String::from_utf8_lossy(key), "version": version, "on": true }),
+        );
+    }
+}
+
 /// The broker's id of the `messages` topic, which must be the one recorded with the epoch. The first process of an epoch
 /// records it. A re-made topic under an old epoch would let new records lose against old write times: refused here.
-pub async fn same_lane(log: &Arc<dyn Log>, view: &ControlView, topics: &LaneTopics) -> Result<String, Failed> {
+pub async fn same_lane(
+    log: &Arc<dyn Log>,
+    view: &ControlView,
+    recorder: &Recorder,
+    topics: &LaneTopics,
+) -> Result<String, Failed> {
     let unavailable = |e: LogError| Failed::new(Exit::Unavailable, e);
     let messages = log
         .topic(&topics.messages())
@@ -74,7 +96,7 @@ pub async fn same_lane(log: &Arc<dyn Log>, view: &ControlView, topics: &LaneTopi
                 topics.lane, lane.epoch, topics.epoch
             )));
         }
-        _ => record_lane(log, view, topics, messages.clone(), desk).await?,
+        _ => record_lane(log, view, recorder, topics, (messages.clone(), desk)).await?,
     }
     Ok(messages)
 }
@@ -89,9 +111,9 @@ fn refused(what: String) -> Failed {
 async fn record_lane(
     log: &Arc<dyn Log>,
     view: &ControlView,
+    recorder: &Recorder,
     topics: &LaneTopics,
-    messages_topic_id: String,
-    desk_topic_id: String,
+    (messages_topic_id, desk_topic_id): (String, String),
 ) -> Result<(), Failed> {
     let record = Control {
         version: view.now().version() + 1,
@@ -104,10 +126,21 @@ async fn record_lane(
         })),
     };
     let producer = log.producer().await.map_err(|e| Failed::new(Exit::Unavailable, e))?;
-    let key = format!("lane/{}", topics.lane).into();
+    let key = format!("lane/{}", topics.lane);
+    // Before it is there: others may apply it before we hear that it is.
+    recorder.ok(
+        "control",
+        || json!({ "key": key, "version": record.version, "on": true }),
+    );
     let value = record.encode_to_vec().into();
-    append(producer.as_ref(), CONTROL.into(), Partition(0), Some(key), Some(value))
-        .await
-        .map_err(|e| Failed::new(Exit::Unavailable, e))?;
+    append(
+        producer.as_ref(),
+        CONTROL.into(),
+        Partition(0),
+        Some(key.into()),
+        Some(value),
+    )
+    .await
+    .map_err(|e| Failed::new(Exit::Unavailable, e))?;
     Ok(())
 }

@@ -132,7 +132,7 @@ async fn open_process(
     control::follow(&log, &control, &recorder, tasks, drain)
         .await
         .map_err(log_failed)?;
-    let messages_topic_id = control::same_lane(&log, &control, &topics).await?;
+    let messages_topic_id = control::same_lane(&log, &control, &recorder, &topics).await?;
     let store = open::store(&config, create).await?;
     Ok(Process {
         config: Arc::new(config),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use wire::{ConversationKey, Partition, Seq};
+use wire::{ConversationKey, Offset, Partition, Seq};
 
 use crate::link::LinkId;
 use crate::marks::Marks;
@@ -25,6 +25,12 @@ pub enum Action {
         after: Seq,
         limit: u32,
     },
+    /// Read these records, which stand in rising order, from the partition's log, and answer with `handle_read_back`. If the log
+    /// holds one of them no more, the partition must be stopped.
+    ReadBack {
+        token: PageToken,
+        offsets: Vec<Offset>,
+    },
     /// Ask the log for the partition's end, afresh, and answer with `handle_end`.
     AskEnd {
         partition: Partition,
@@ -37,7 +43,7 @@ pub enum Action {
         key: Option<Bytes>,
         value: Bytes,
     },
-    /// The memory budget is spent: read no more of this partition until `Resume`.
+    /// The memory budget is spent, and nothing is left that could be kept as an offset: read no more of this partition until `Resume`.
     Pause {
         partition: Partition,
     },
@@ -62,7 +68,7 @@ pub enum ProduceTo {
     Desk,
 }
 
-/// Names one page read; handed back with its rows.
+/// Names one read, of a page or from the log; handed back with what it found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageToken {
     pub partition: Partition,

@@ -17,6 +17,7 @@ mod marks;
 mod memory;
 mod partition;
 mod pump;
+mod read_back;
 mod records;
 mod register;
 mod resident;

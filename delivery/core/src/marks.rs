@@ -92,10 +92,12 @@ impl PartitionCore {
         self.marks_next_ms = next_turn(cx.now_ms, self.at);
         let mut marks = Vec::new();
         let mut still = Vec::with_capacity(self.unlogged.len());
+        let mut known = Vec::new();
         for slot in std::mem::take(&mut self.unlogged) {
             let Some(conv) = self.slots.get_mut(slot) else { continue };
             if conv.acked.merged(conv.logged) == conv.logged {
                 conv.marks_listed = false;
+                known.push(slot);
                 continue;
             }
             still.push(slot);
@@ -112,6 +114,13 @@ impl PartitionCore {
             }
         }
         self.unlogged = still;
+        for slot in known {
+            // Its marks were the last thing that kept it in memory, perhaps.
+            if let Some(mut conv) = self.slots.take(slot) {
+                self.maybe_idle(cx, slot, &mut conv);
+                self.slots.put_back(slot, conv);
+            }
+        }
         cx.stats.marks += marks.len() as u64;
         for chunk in marks.chunks(MARKS_PER_RECORD) {
             let record = Record {

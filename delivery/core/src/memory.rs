@@ -30,14 +30,30 @@ impl PartitionCore {
                 return;
             };
             let held = self.slots.get(slot).is_some_and(|conv| conv.tail.begins_at(offset));
-            if held && self.bytes + self.events.len() * size_of::<(u64, u32)>() <= keep_bytes {
+            if held && self.held_bytes() <= keep_bytes {
                 return;
             }
             self.events.pop_front();
+            self.spilled = self.spilled.saturating_sub(1);
             if let Some(conv) = self.slots.get_mut(slot) {
                 self.bytes = self.bytes.saturating_sub(conv.tail.trim(offset));
             }
         }
+    }
+
+    /// Lets bodies go until so many bytes are free, oldest first; what is freed.
+    pub(crate) fn spill(&mut self, bytes: usize) -> usize {
+        let mut freed = 0;
+        while freed < bytes
+            && let Some(&(offset, slot)) = self.events.get(self.spilled)
+        {
+            self.spilled += 1;
+            if let Some(conv) = self.slots.get_mut(slot) {
+                freed += conv.tail.spill(offset) + conv.spill_parked(offset);
+            }
+        }
+        self.bytes = self.bytes.saturating_sub(freed);
+        freed
     }
 
     /// Lists a conversation that nobody looks at any more.

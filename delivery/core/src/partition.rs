@@ -81,6 +81,8 @@ pub(crate) struct PartitionCore {
     pub idle: VecDeque<(u64, u32)>,
     pub asks_due: VecDeque<(u64, u32)>,
     pub page_serial: u32,
+    /// So many of `events`, from the front, are not in memory with their bodies.
+    pub spilled: usize,
     /// Approximate memory of tails and parked records.
     pub bytes: usize,
     pub parked: usize,
@@ -116,6 +118,7 @@ impl PartitionCore {
             idle: VecDeque::new(),
             asks_due: VecDeque::new(),
             page_serial: 0,
+            spilled: 0,
             bytes: 0,
             parked: 0,
             paused: false,
@@ -128,6 +131,11 @@ impl PartitionCore {
             partition: self.at,
             instance: self.instance,
         }
+    }
+
+    /// Approximate memory of all tails and parked records.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes + self.events.len() * size_of::<(u64, u32)>()
     }
 
     pub fn wire_generation(&self) -> Option<wire::link::Generation> {
@@ -181,6 +189,7 @@ impl PartitionCore {
             self.slots.put_back(slot, conv);
             return;
         }
+        let again = loaded.clone();
         let state = match loaded
             .state
             .map_or_else(|| Ok(conversation::State::default()), conversation::State::decode)
@@ -210,6 +219,14 @@ impl PartitionCore {
                 conv.past = conv.past.max(applied.offset.0 + 1);
             }
         }
+        let spilled = conv.spilled_parked();
+        if !spilled.is_empty() {
+            // They are folded in their order, so all of them must be there.
+            conv.waiting().loaded = Some(Box::new(again));
+            self.ask_parked(cx, slot, &mut conv, spilled);
+            self.slots.put_back(slot, conv);
+            return;
+        }
         conv.state = Some(state);
         let waiting = conv.waiting.take();
         end_places(&mut conv);
@@ -218,7 +235,9 @@ impl PartitionCore {
             for parked in waiting.parked {
                 self.bytes = self.bytes.saturating_sub(parked.bytes);
                 self.parked = self.parked.saturating_sub(1);
-                self.fold(cx, slot, &mut conv, parked.offset, parked.at_ms, *parked.record);
+                if let Some(record) = parked.record {
+                    self.fold(cx, slot, &mut conv, parked.offset, parked.at_ms, *record);
+                }
             }
             for asked in waiting.asks {
                 self.answer(cx, asked.link, asked.ask, &conv);

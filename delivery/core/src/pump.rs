@@ -210,7 +210,7 @@ impl PartitionCore {
         self.slots.put_back(slot, conv);
     }
 
-    fn page_of(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, i: usize, rows: &[PageRow]) {
+    pub(crate) fn page_of(&mut self, cx: &mut Cx, slot: u32, conv: &mut Conv, i: usize, rows: &[PageRow]) {
         let head = conv.head();
         let c = &mut conv.cursors[i];
         c.reading = 0;
@@ -299,19 +299,21 @@ impl PartitionCore {
         if room == 0 || !c.window.has_room(1) {
             return self.window_full(cx, slot, c);
         }
-        let limit = room.min(below - c.pos).min(c.until - c.pos);
-        self.page_serial = self.page_serial.wrapping_add(1).max(1);
-        c.reading = self.page_serial;
+        let wanted = room.min(c.until - c.pos);
+        if c.pos >= below {
+            // Its offset is known, its body is not in memory.
+            self.read_spilled(cx, slot, conv, i, wanted);
+            return;
+        }
+        let limit = wanted.min(below - c.pos);
+        let token = self.next_token(slot);
+        let c = &mut conv.cursors[i];
+        c.reading = token.serial;
         cx.stats.pages += 1;
         cx.actions.push_back(Action::ReadPage {
-            token: PageToken {
-                partition: self.at,
-                instance: self.instance,
-                slot,
-                serial: c.reading,
-            },
+            token,
             key: conv.key.clone(),
-            after: Seq(c.pos),
+            after: Seq(conv.cursors[i].pos),
             limit: limit as u32,
         });
     }
@@ -328,6 +330,7 @@ impl PartitionCore {
             c.until = u64::MAX;
             c.stale = false;
             self.tell_conversation(cx, conv, i, false);
+            self.maybe_idle(cx, slot, conv);
         } else if c.stale && self.caught_up {
             // After a take-over all of them come at once: each waits for room.
             if !cx.links.has_room(c.link) {

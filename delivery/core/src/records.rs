@@ -66,9 +66,10 @@ impl PartitionCore {
             conv.waiting().parked.push(Parked {
                 offset,
                 at_ms: entry.at_ms,
-                record: Box::new(decoded.record),
+                record: Some(Box::new(decoded.record)),
                 bytes,
             });
+            self.events.push_back((offset, slot));
         }
         self.slots.put_back(slot, conv);
     }
@@ -106,6 +107,7 @@ impl PartitionCore {
             Folded::Session(change) => {
                 self.session_changed(cx, slot, conv, &change);
                 self.pump_all(cx, slot, conv);
+                self.maybe_idle(cx, slot, conv);
             }
             Folded::Event(event) => {
                 cx.stats.folded += 1;

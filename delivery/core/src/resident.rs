@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use conversation::State;
-use wire::ConversationKey;
 use wire::record::Record;
+use wire::{ConversationKey, Offset};
 
+use crate::action::Loaded;
 use crate::cursor::Cursor;
 use crate::link::LinkId;
 use crate::marks::Marks;
@@ -15,7 +16,8 @@ use crate::tail::Tail;
 pub(crate) struct Parked {
     pub offset: u64,
     pub at_ms: i64,
-    pub record: Box<Record>,
+    /// `None`: memory was short; it stands in the log.
+    pub record: Option<Box<Record>>,
     pub bytes: usize,
 }
 
@@ -31,6 +33,9 @@ pub(crate) struct Asked {
 pub(crate) struct Waiting {
     pub parked: Vec<Parked>,
     pub asks: Vec<Asked>,
+    /// The row has come, and the parked records are being read back: serial of that read.
+    pub loaded: Option<Box<Loaded>>,
+    pub reading: u32,
 }
 
 /// What the desk was told of the open session.
@@ -137,6 +142,33 @@ impl Conv {
 
     pub fn waiting(&mut self) -> &mut Waiting {
         self.waiting.get_or_insert_default()
+    }
+
+    /// Offsets of parked records that are not in memory, in their order.
+    pub fn spilled_parked(&self) -> Vec<Offset> {
+        let parked = self.waiting.iter().flat_map(|w| &w.parked);
+        parked
+            .filter(|p| p.record.is_none())
+            .map(|p| Offset(p.offset))
+            .collect()
+    }
+
+    /// Lets the parked record of this offset go; the bytes freed.
+    pub fn spill_parked(&mut self, offset: u64) -> usize {
+        let Some(waiting) = self.waiting.as_deref_mut().filter(|w| w.loaded.is_none()) else {
+            return 0;
+        };
+        let Ok(at) = waiting.parked.binary_search_by_key(&offset, |p| p.offset) else {
+            return 0;
+        };
+        let parked = &mut waiting.parked[at];
+        if parked.record.take().is_none() {
+            return 0;
+        }
+        let left = size_of::<Parked>();
+        let freed = parked.bytes.saturating_sub(left);
+        parked.bytes = left;
+        freed
     }
 
     pub fn heap_bytes(&self) -> usize {

@@ -22,6 +22,8 @@ pub struct Stats {
     pub not_owner: u64,
     pub marks: u64,
     pub pages: u64,
+    /// Records read again from the log.
+    pub read_back: u64,
     pub loads: u64,
     pub evicted: u64,
     pub folded_ms: Vec<u32>,

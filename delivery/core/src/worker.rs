@@ -20,6 +20,10 @@ use crate::stats::Stats;
 const LINK_VERSION: u32 = 1;
 /// Share of the budget that recent, already stored events may take.
 const KEEP_SHARE: usize = 16;
+/// The budget spent, bodies are let go down to three quarters of it, in steps of so many bytes.
+const SPILL_TO: usize = 3;
+const SPILL_TO_DIVISOR: usize = 4;
+const SPILL_STEP_BYTES: usize = 1 << 20;
 /// Bytes a conversation with its connection is counted with.
 const RESIDENT_BYTES: usize = 768;
 
@@ -112,7 +116,7 @@ impl Worker {
     /// Conversations in memory and the bytes they are counted with.
     pub fn residents(&self) -> (usize, usize) {
         let count = self.partitions.values().map(|p| p.by_key.len()).sum::<usize>();
-        let bytes = self.partitions.values().map(|p| p.bytes).sum::<usize>();
+        let bytes = self.partitions.values().map(PartitionCore::held_bytes).sum::<usize>();
         (count, bytes + count * RESIDENT_BYTES)
     }
 
@@ -237,6 +241,18 @@ impl Worker {
         }
     }
 
+    /// Records asked for with `ReadBack`, in the order asked for.
+    pub fn handle_read_back(&mut self, now_ms: u64, token: PageToken, entries: Vec<Entry>) {
+        let mut cx = cx!(self, now_ms);
+        if let Some(p) = self
+            .partitions
+            .get_mut(&token.partition)
+            .filter(|p| p.instance == token.instance)
+        {
+            p.read_back(&mut cx, token, entries);
+        }
+    }
+
     pub fn handle_end(&mut self, now_ms: u64, (partition, instance): (Partition, u64), end: Offset) {
         let mut cx = cx!(self, now_ms);
         if let Some(p) = self.partitions.get_mut(&partition).filter(|p| p.instance == instance) {
@@ -271,6 +287,26 @@ impl Worker {
         }
     }
 
+    /// The store takes nothing and the budget is spent: bodies go, those of the fullest partition first; offsets stay.
+    fn spill(&mut self, budget: usize) {
+        let (_, bytes) = self.residents();
+        let mut excess = if bytes > budget {
+            bytes - budget / SPILL_TO_DIVISOR * SPILL_TO
+        } else {
+            0
+        };
+        while excess > 0 {
+            let fullest = self.partitions.values_mut().max_by_key(|p| p.bytes);
+            let Some(freed) = fullest
+                .map(|p| p.spill(excess.min(SPILL_STEP_BYTES)))
+                .filter(|n| *n > 0)
+            else {
+                return;
+            };
+            excess = excess.saturating_sub(freed);
+        }
+    }
+
     fn mind_memory(&mut self, now_ms: u64) {
         let budget = self.options.bytes_budget;
         let keep = budget / KEEP_SHARE / self.partitions.len().max(1);
@@ -281,6 +317,7 @@ impl Worker {
             p.trim(if short { 0 } else { keep });
             p.evict(&mut cx, short);
         }
+        self.spill(budget);
         let (_, bytes) = self.residents();
         for (at, p) in &mut self.partitions {
             let spent = if p.paused {

@@ -287,6 +287,47 @@ fn only_what_is_stored_leaves_memory_and_a_spent_budget_stops_reading() {
 }
 
 #[test]
+fn a_conversation_leaves_memory_though_its_last_acks_were_still_on_their_way_when_its_device_left() {
+    let (mut net, phone) = one_customer();
+    net.say("alice", Role::Agent, "bo", None);
+    net.settle();
+    net.unregister(phone);
+    for _ in 0..4 {
+        net.tick(130_000);
+        net.settle();
+        net.persist(usize::MAX / 2);
+        net.hear_committed();
+    }
+    assert_eq!(net.workers[0].residents().0, 0);
+}
+
+#[test]
+fn a_conversation_leaves_memory_when_its_last_agent_has_heard_that_it_was_let_go() {
+    let (mut net, phone) = one_customer();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    net.register(bo);
+    net.unregister(phone);
+    net.say("alice", Role::Customer, "alice", None);
+    net.decide("alice", Some("bo"));
+    for _ in 0..200 {
+        net.say("alice", Role::Agent, "bo", None);
+    }
+    net.decide("alice", None);
+    net.read(usize::MAX / 2);
+    net.answer_all();
+    // The agent acks only after the session was closed.
+    net.settle();
+    for _ in 0..4 {
+        net.tick(130_000);
+        net.settle();
+        net.persist(usize::MAX / 2);
+        net.hear_committed();
+    }
+    assert_eq!(net.workers[0].residents().0, 0);
+    assert_eq!(net.workers[0].routes(), 1);
+}
+
+#[test]
 fn an_open_session_and_a_connection_keep_a_conversation_in_memory() {
     let (mut net, phone) = one_customer();
     net.say("bert", Role::Customer, "bert", None);

@@ -62,6 +62,13 @@ pub(crate) struct Agents {
 }
 
 impl Agents {
+    pub fn nodes_only(&self) -> Self {
+        Self {
+            by_name: BTreeMap::new(),
+            nodes: self.nodes.clone(),
+        }
+    }
+
     pub fn heard_of(&mut self, node: u64, now_ms: i64) {
         self.nodes.insert(node, now_ms);
     }

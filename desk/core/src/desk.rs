@@ -40,6 +40,18 @@ pub struct Desk {
     /// Who came into the line with this record, and why: not told yet. Empty between records.
     #[serde(skip)]
     pub(crate) untold: BTreeMap<String, Cause>,
+    #[serde(skip)]
+    pub(crate) idle_due: IdleDue,
+}
+
+/// No session is idle for long enough before this. Only a short cut: it is no part of what the desk is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct IdleDue(i64);
+
+impl PartialEq for IdleDue {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// For metrics.
@@ -69,6 +81,7 @@ impl Desk {
             front: 0,
             line: BTreeMap::new(),
             untold: BTreeMap::new(),
+            idle_due: IdleDue::default(),
         }
     }
 
@@ -118,6 +131,7 @@ impl Desk {
             Some(Input::Settings(settings)) => {
                 if let Some(new) = Settings::parse(&settings.json) {
                     self.settings = new;
+                    self.idle_due = IdleDue::default();
                 }
             }
             Some(Input::Tick(_)) | None => {}
@@ -268,6 +282,9 @@ impl Desk {
             return;
         }
         let now_ms = self.clock.now_ms();
+        if now_ms < self.idle_due.0 {
+            return;
+        }
         let idle: Vec<(String, u64)> = self
             .sessions
             .iter()
@@ -277,6 +294,9 @@ impl Desk {
         for (customer, seen) in idle {
             self.end(&customer, "desk", seen, out);
         }
+        // Whoever speaks, or is given to somebody, only puts it off.
+        let answered = self.sessions.values().filter(|s| !s.is_waiting());
+        self.idle_due = IdleDue(answered.map(|s| s.spoke_ms).min().unwrap_or(now_ms) + limit);
     }
 
     pub fn tenant(&self) -> &Tenant {

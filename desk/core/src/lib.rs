@@ -32,7 +32,7 @@ pub use desk::{Counts, Desk};
 pub use output::{Cause, Output, What};
 pub use session::{Session, Stage};
 pub use settings::Settings;
-pub use snapshot::BadSnapshot;
+pub use snapshot::{BadSnapshot, Piece, Restored, Restoring};
 
 /// The group of whoever names none; every agent serves it.
 pub const DEFAULT_GROUP: &str = "default";

@@ -56,6 +56,8 @@ pub struct Net {
     pub desk: Vec<DeskRecord>,
     pub stopped: Vec<String>,
     pub paused: bool,
+    /// Records read again from the log.
+    pub read_back: usize,
     pub answers: Vec<wire::link::Answer>,
     next_id: u64,
     decision: u64,
@@ -96,6 +98,7 @@ impl Net {
             desk: Vec::new(),
             stopped: Vec::new(),
             paused: false,
+            read_back: 0,
             answers: Vec::new(),
             next_id: 0,
             decision: 0,
@@ -242,6 +245,11 @@ impl Net {
                 let rows = self.page(&key, after, limit);
                 let token: PageToken = token;
                 self.workers[w].handle_page(now, token, &rows);
+            }
+            Action::ReadBack { token, offsets } => {
+                let entries = offsets.iter().map(|o| self.log[o.0 as usize].clone()).collect();
+                self.read_back += offsets.len();
+                self.workers[w].handle_read_back(now, token, entries);
             }
             Action::AskEnd { partition, instance } => {
                 self.workers[w].handle_end(now, (partition, instance), Offset(self.log.len() as u64));

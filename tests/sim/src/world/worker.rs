@@ -473,6 +473,13 @@ impl WorkerProc {
                 after,
                 limit,
             } => self.read_page(env, token, key, after, limit),
+            Action::ReadBack { token, offsets } => {
+                let records = env.log.records(Topic::Messages, token.partition.0);
+                let wanted = records.iter().filter(|r| offsets.contains(&Offset(r.offset)));
+                let entries = wanted.cloned().map(entry_of).collect();
+                let now_ms = env.now_ms(self.id);
+                self.core.handle_read_back(now_ms, token, entries);
+            }
             Action::AskEnd { partition, instance } => {
                 let partition = partition.0;
                 let token = self.wait(Waits::End { partition, instance });
