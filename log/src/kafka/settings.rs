@@ -90,7 +90,8 @@ pub(super) fn member(options: &KafkaOptions, group: &str) -> ClientConfig {
         .set("group.protocol", "classic")
         .set("partition.assignment.strategy", "range")
         .set("session.timeout.ms", options.session_timeout_ms.to_string())
-        .set("heartbeat.interval.ms", (options.session_timeout_ms / 4).to_string())
+        // A member hears of a rebalance with its next heartbeat: this is what a hand-over waits for.
+        .set("heartbeat.interval.ms", (options.session_timeout_ms / 12).to_string())
         .set("max.poll.interval.ms", options.poll_interval_max_ms.to_string());
     if LaneTopics::may_gather(group) {
         // At a few hundred records a second, an answer for each would cost the broker as much as taking them in.
