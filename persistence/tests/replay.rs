@@ -42,7 +42,7 @@ impl World {
     async fn committed(&self) -> Vec<Offset> {
         let group = self.topics.persistence_group();
         let committed = self.log.committed(&group, &self.all()).await.unwrap();
-        committed.into_iter().map(Option::unwrap_or_default).collect()
+        committed.into_iter().map(|o| o.unwrap_or(Offset::ZERO)).collect()
     }
 
     /// Persistence runs until it has committed everything, and leaves.
