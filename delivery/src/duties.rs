@@ -210,9 +210,8 @@ impl Driver {
                 let Some(consuming) = self.consuming(at.partition, claim) else {
                     return;
                 };
-                consuming.announcing = false;
-                if let Some(announced) = announced {
-                    consuming.announced_again(announced);
+                consuming.announced_again(announced);
+                if announced.is_some() {
                     let generation = consuming.generation;
                     tracing::info!(partition = %at.partition, %generation, "announced again");
                     self.owns(at.partition, generation);
@@ -287,9 +286,8 @@ impl Driver {
                     let Some(consuming) = self.consuming(partition, claim) else {
                         continue;
                     };
-                    if consuming.contested() && !consuming.announcing && !consuming.stopped {
-                        consuming.announcing = true;
-                        let (at, group, token) = (consuming.at.clone(), consuming.generation.group, consuming.token());
+                    if let Some(group) = consuming.announce_again() {
+                        let (at, token) = (consuming.at.clone(), consuming.token());
                         self.work.push(tools.announce_again(at, group, claim, token));
                     }
                 }

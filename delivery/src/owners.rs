@@ -4,7 +4,7 @@ use bytes::Bytes;
 use ordered_log::{Appended, LogRecord, ProduceError, Producer, append};
 use prost::Message;
 use wire::record::Owner;
-use wire::{Offset, Partition, WorkerId};
+use wire::{Generation, Offset, Partition, WorkerId};
 
 /// What our announcements say of us.
 #[derive(Clone)]
@@ -50,6 +50,16 @@ pub(crate) struct Heard {
     /// The consumer group's generation it was made in.
     pub group: u64,
     pub offset: Offset,
+}
+
+impl Heard {
+    /// As nodes rank it.
+    pub fn generation(&self) -> Generation {
+        Generation {
+            group: self.group,
+            announced: self.offset.0,
+        }
+    }
 }
 
 /// What cannot be read, or names another partition than its key, is nobody's announcement.

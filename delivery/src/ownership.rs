@@ -18,7 +18,7 @@ pub(crate) struct Claimed {
     pub claim: u64,
     /// The highest announcements heard meanwhile, ours of this generation and anybody else's.
     heard_ours: Option<Offset>,
-    heard_others: Option<Offset>,
+    heard_others: Option<Generation>,
     cancel: CancelOnDrop,
 }
 
@@ -29,9 +29,9 @@ pub(crate) struct Consuming {
     pub claim: u64,
     pub generation: Generation,
     /// The highest announcement of anybody else.
-    heard_others: Option<Offset>,
-    /// A repeated announcement is under way.
-    pub announcing: bool,
+    heard_others: Option<Generation>,
+    /// A repeated announcement is under way, as of this generation of the group.
+    announcing: Option<u64>,
     /// Log and store disagree: nothing is read any more.
     pub stopped: bool,
     /// Append time of the last record folded.
@@ -87,7 +87,7 @@ impl Claimed {
             at: self.at,
             claim: self.claim,
             heard_others: self.heard_others,
-            announcing: false,
+            announcing: None,
             stopped: false,
             last_at_ms: 0,
             cancel: self.cancel,
@@ -102,13 +102,30 @@ impl Consuming {
 
     /// Somebody else announced itself above us: a commit decides who is right.
     pub fn contested(&self) -> bool {
-        self.heard_others
-            .is_some_and(|theirs| theirs.0 > self.generation.announced)
+        self.heard_others.is_some_and(|theirs| theirs > self.generation)
     }
 
-    pub fn announced_again(&mut self, announced: Offset) {
-        self.announcing = false;
-        self.generation.announced = self.generation.announced.max(announced.0);
+    /// The partition is ours although another's announcement stands above ours. Returns the generation of the group to say so
+    /// with, unless that is under way: never below theirs, whatever they claimed, or no node would ever hear us again.
+    pub fn announce_again(&mut self) -> Option<u64> {
+        if !self.contested() || self.announcing.is_some() || self.stopped {
+            return None;
+        }
+        let theirs = self.heard_others.map_or(0, |theirs| theirs.group);
+        self.announcing = Some(self.generation.group.max(theirs));
+        self.announcing
+    }
+
+    /// How the repeated announcement fared; `None`: it is not in the log.
+    pub fn announced_again(&mut self, announced: Option<Offset>) {
+        let group = self.announcing.take();
+        if let (Some(group), Some(announced)) = (group, announced) {
+            let again = Generation {
+                group,
+                announced: announced.0,
+            };
+            self.generation = self.generation.max(again);
+        }
     }
 
     pub fn drain(self) -> Draining {
@@ -160,15 +177,15 @@ impl Owned {
                 Said::Nothing
             }
             Owned::Claimed(c) => {
-                c.heard_others = c.heard_others.max(Some(said.offset));
+                c.heard_others = c.heard_others.max(Some(said.generation()));
                 Said::Nothing
             }
             Owned::Consuming(c) if !ours => {
-                c.heard_others = c.heard_others.max(Some(said.offset));
+                c.heard_others = c.heard_others.max(Some(said.generation()));
                 if c.contested() { Said::Contested } else { Said::Nothing }
             }
-            Owned::Consuming(c) if said.group == c.generation.group && said.offset.0 > c.generation.announced => {
-                c.generation.announced = said.offset.0;
+            Owned::Consuming(c) if said.generation() > c.generation => {
+                c.generation = said.generation();
                 Said::Ours(c.generation)
             }
             // Known, or of an earlier generation of ours, which nodes rank below.
@@ -248,10 +265,39 @@ mod tests {
     #[test]
     fn a_repeated_announcement_below_anothers_leaves_it_contested() {
         let mut consuming = claimed().announced(Offset(7));
-        consuming.heard_others = Some(Offset(11));
-        consuming.announced_again(Offset(10));
+        consuming.heard_others = Some(said(2, 3, 11).generation());
+        assert_eq!(consuming.announce_again(), Some(3));
+        assert_eq!(consuming.announce_again(), None, "it is under way");
+        consuming.announced_again(Some(Offset(10)));
         assert!(consuming.contested());
-        consuming.announced_again(Offset(12));
+        assert_eq!(consuming.announce_again(), Some(3));
+        consuming.announced_again(None);
+        assert!(consuming.contested(), "it never reached the log");
+        assert_eq!(consuming.announce_again(), Some(3));
+        consuming.announced_again(Some(Offset(12)));
         assert!(!consuming.contested());
+        assert_eq!(consuming.announce_again(), None);
+    }
+
+    #[test]
+    fn an_absurd_generation_in_the_log_does_not_silence_the_true_owner() {
+        let mut owned = Owned::Consuming(claimed().announced(Offset(7)));
+        assert_eq!(owned.heard(&said(2, u64::MAX, 8), ME), Said::Contested);
+        let Owned::Consuming(mut consuming) = owned else {
+            panic!()
+        };
+        assert_eq!(consuming.announce_again(), Some(u64::MAX));
+        consuming.announced_again(Some(Offset(9)));
+        let highest = Generation {
+            group: u64::MAX,
+            announced: 9,
+        };
+        assert_eq!((consuming.generation, consuming.contested()), (highest, false));
+    }
+
+    #[test]
+    fn an_announcement_of_a_lower_generation_is_not_contested_wherever_it_stands() {
+        let mut owned = Owned::Consuming(claimed().announced(Offset(7)));
+        assert_eq!(owned.heard(&said(2, 2, 99), ME), Said::Nothing);
     }
 }

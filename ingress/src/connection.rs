@@ -35,7 +35,8 @@ pub enum Incoming {
     Heard,
     /// Something that can never be a frame; it counts as a bad one.
     Bad(&'static str),
-    TooLarge,
+    /// What comes cannot be understood any more: the peer is told why, and not read again.
+    Broken(CloseCode),
     Gone,
 }
 
@@ -109,9 +110,9 @@ impl<S: FrameStream> ConnectionTask<S> {
                     let step = self.node.step(&self.conn, Err(why.to_owned()));
                     self.carry_out(step, &Bytes::new());
                 }
-                Poll::Ready(Incoming::TooLarge) => {
+                Poll::Ready(Incoming::Broken(code)) => {
                     self.deaf = true;
-                    self.conn.session().close(CloseCode::TooLarge);
+                    self.conn.session().close(code);
                 }
             }
         }

@@ -44,7 +44,7 @@ pub async fn run<S: FrameStream>(
     let farewell = async {
         if stream.start_close(code) && poll_fn(|cx| stream.poll_flush(cx)).await {
             // A stream that cannot be understood any more is not read: closed at once, its reset could overtake the close.
-            if code == CloseCode::TooLarge {
+            if matches!(code, CloseCode::TooLarge | CloseCode::BadFrame) {
                 std::future::pending::<()>().await;
             }
             while !matches!(poll_fn(|cx| stream.poll_next(cx)).await, Incoming::Gone) {}
@@ -67,7 +67,7 @@ async fn greet<S: FrameStream>(
             Incoming::Frame(frame) => frame,
             Incoming::Bad(_) => Bytes::new(),
             Incoming::Heard => continue,
-            Incoming::TooLarge => return Some(Err(CloseCode::TooLarge)),
+            Incoming::Broken(code) => return Some(Err(code)),
             Incoming::Gone => return None,
         };
         match session.handle_frame(node.clock.now_ms(), &frame) {

@@ -214,6 +214,14 @@ fn conversation_of(path: Result<Path<String>, axum::extract::rejection::PathReje
     User::new(customer).map_err(|e| Problem::new(ErrorCode::BadFrame, e.to_string()))
 }
 
+/// A body that is one JSON object; serde alone would read a list too, by its members' order.
+pub fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Problem::new(ErrorCode::BadFrame, "the body is not a JSON object"));
+    }
+    serde_json::from_slice(body).map_err(|e| Problem::new(ErrorCode::BadFrame, e.to_string()))
+}
+
 // ---- send ----
 
 /// A message to be sent.
@@ -258,8 +266,7 @@ async fn send(
 ) -> Result<Response, Problem> {
     let claims = bearer::claims(&node, &headers)?;
     let conversation = conversation_of(customer)?;
-    let request: SendRequest<'_> =
-        serde_json::from_slice(&body).map_err(|e| Problem::new(ErrorCode::BadFrame, e.to_string()))?;
+    let request: SendRequest<'_> = object(&body)?;
     let frame = wire::frames::ClientFrame::Send(wire::frames::Send {
         id: request.id.as_str().into(),
         conversation: Some(conversation.as_str().into()),
@@ -316,8 +323,7 @@ struct FramesRequest<'a> {
 )]
 async fn frames(State(node): State<Arc<Node>>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
     let claims = bearer::claims(&node, &headers)?;
-    let request: FramesRequest<'_> =
-        serde_json::from_slice(&body).map_err(|e| Problem::new(ErrorCode::BadFrame, e.to_string()))?;
+    let request: FramesRequest<'_> = object(&body)?;
     let too_large = request.frames.iter().any(|f| f.get().len() > limits::FRAME_BYTES_MAX);
     if too_large || request.frames.len() > FRAMES_PER_POST_MAX {
         return Err(Problem::new(

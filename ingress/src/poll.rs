@@ -18,6 +18,7 @@ use wire::ErrorCode;
 
 use crate::bearer;
 use crate::conn::{Conn, Transport};
+use crate::http;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::sse;
@@ -41,7 +42,7 @@ struct Again {
     )
 )]
 pub async fn poll(State(node): State<Arc<Node>>, headers: HeaderMap, body: Bytes) -> Response {
-    let found = match serde_json::from_slice::<Again>(&body) {
+    let found = match http::object::<Again>(&body) {
         Ok(again) => find(&node, &headers, &again.session),
         Err(_) => sse::open(&node, &headers, &body, Transport::Poll),
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use ordered_log::Log;
@@ -235,8 +235,19 @@ fn router(node: Arc<Node>, extra: Option<Router>) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::with_status(405, "bad_frame", "this address has other methods")
         })
+        .layer(middleware::from_fn(one_meaning))
         .layer(middleware::map_response(as_problem))
         .layer(middleware::from_fn_with_state(node, cors::answer))
+}
+
+/// A request that two programs on its way could read in two ways is read by none (RFC 9112, section 3.2). Of two lengths hyper
+/// has left one.
+async fn one_meaning(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        return Problem::new(ErrorCode::BadFrame, "one Host is needed").into_response();
+    }
+    next.run(request).await
 }
 
 /// A request whose body does not come, or whose work does not end, is given up. Streams answer at once, and then live on.
@@ -253,7 +264,7 @@ async fn in_time(
 /// What the framework itself refuses is said in our words too.
 async fn as_problem(response: Response) -> Response {
     let status = response.status();
-    let ours = response.headers().get(axum::http::header::CONTENT_TYPE);
+    let ours = response.headers().get(header::CONTENT_TYPE);
     if !status.is_client_error() || ours.is_some_and(|t| t.as_bytes().starts_with(b"application/")) {
         return response;
     }

@@ -94,7 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> FrameStream for Framing
                     return Poll::Ready(if self.closing {
                         Incoming::Gone
                     } else {
-                        Incoming::TooLarge
+                        Incoming::Broken(CloseCode::TooLarge)
                     });
                 }
                 Ok(None) => {}

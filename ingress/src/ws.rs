@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{Sink, Stream};
@@ -32,8 +33,16 @@ pub async fn connect(
     State(node): State<Arc<Node>>,
     Extension(accepted): Extension<Accepted>,
     headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
+    let upgrade = match upgrade {
+        Ok(upgrade) if has_one_key(&headers) => upgrade,
+        Ok(_) => {
+            return Problem::new(ErrorCode::BadFrame, "one Sec-WebSocket-Key of 16 bytes is needed").into_response();
+        }
+        Err(WebSocketUpgradeRejection::InvalidWebSocketVersionHeader(_)) => return other_version(),
+        Err(other) => return other.into_response(),
+    };
     // More than one, or one that is no text, is none that was allowed.
     let mut origins = headers
         .get_all(header::ORIGIN)
@@ -59,7 +68,7 @@ pub async fn connect(
             let tasks = node.tasks.clone();
             let greeting = handshake::run(
                 node,
-                WsStream(socket, accepted.slot),
+                WsStream::new(socket, accepted.slot),
                 origin,
                 Transport::WebSocket,
                 deadline,
@@ -69,21 +78,76 @@ pub async fn connect(
         })
 }
 
+/// RFC 6455, section 4.2.1: one key, the base64 of 16 bytes. A client without it would not check our answer either.
+fn has_one_key(headers: &HeaderMap) -> bool {
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let (Some(key), None) = (keys.next(), keys.next()) else {
+        return false;
+    };
+    let key = key.as_bytes();
+    let digit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
+    key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(digit)
+}
+
+/// Section 4.4: says which version would do.
+fn other_version() -> Response {
+    let code = StatusCode::UPGRADE_REQUIRED.as_u16();
+    let mut response = Problem::with_status(code, "bad_frame", "this is WebSocket version 13").into_response();
+    let version = HeaderValue::from_static("13");
+    response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
+    response
+}
+
 /// The socket, and its share of what its address may hold.
-struct WsStream(WebSocket, #[allow(dead_code)] Option<Arc<Slot>>);
+struct WsStream {
+    socket: WebSocket,
+    _slot: Option<Arc<Slot>>,
+    /// WebSocket's own code for what the peer did to the protocol below our frames.
+    violation: Option<u16>,
+}
+
+impl WsStream {
+    fn new(socket: WebSocket, slot: Option<Arc<Slot>>) -> Self {
+        Self {
+            socket,
+            _slot: slot,
+            violation: None,
+        }
+    }
+
+    fn start_message(&mut self, message: Message) -> bool {
+        std::pin::Pin::new(&mut self.socket).start_send(message).is_ok()
+    }
+
+    fn failed(&mut self, error: &axum::Error) -> Incoming {
+        let code = match Failure::of(error) {
+            Failure::TooLarge => CloseCode::TooLarge,
+            Failure::Violation(code) => {
+                self.violation = Some(code);
+                CloseCode::BadFrame
+            }
+            Failure::Gone => return Incoming::Gone,
+        };
+        Incoming::Broken(code)
+    }
+}
 
 impl FrameStream for WsStream {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        let Poll::Ready(message) = std::pin::Pin::new(&mut self.0).poll_next(cx) else {
+        let Poll::Ready(message) = std::pin::Pin::new(&mut self.socket).poll_next(cx) else {
             return Poll::Pending;
         };
         Poll::Ready(match message {
             Some(Ok(Message::Text(text))) => Incoming::Frame(Bytes::from(text)),
             Some(Ok(Message::Binary(_))) => Incoming::Bad("frames are text"),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Incoming::Heard,
-            Some(Ok(Message::Close(_))) | None => Incoming::Gone,
-            Some(Err(error)) if is_too_large(&error) => Incoming::TooLarge,
-            Some(Err(_)) => Incoming::Gone,
+            Some(Ok(Message::Close(_))) => {
+                // The library's answer to it waits for a flush. Whoever said goodbye is not waited for.
+                let _ = self.poll_flush(cx);
+                Incoming::Gone
+            }
+            None => Incoming::Gone,
+            Some(Err(error)) => self.failed(&error),
         })
     }
 
@@ -96,19 +160,13 @@ impl FrameStream for WsStream {
     }
 
     fn start_close(&mut self, code: CloseCode) -> bool {
-        self.start_message(close_message(code))
+        self.start_message(close_message(self.violation.unwrap_or(code.number()), code))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        std::pin::Pin::new(&mut self.0)
+        std::pin::Pin::new(&mut self.socket)
             .poll_flush(cx)
             .map(|result| result.is_ok())
-    }
-}
-
-impl WsStream {
-    fn start_message(&mut self, message: Message) -> bool {
-        std::pin::Pin::new(&mut self.0).start_send(message).is_ok()
     }
 }
 
@@ -117,16 +175,35 @@ fn text_message(frame: Bytes) -> Option<Message> {
     Utf8Bytes::try_from(frame).ok().map(Message::Text)
 }
 
-fn close_message(code: CloseCode) -> Message {
+fn close_message(number: u16, code: CloseCode) -> Message {
     Message::Close(Some(CloseFrame {
-        code: code.number(),
+        code: number,
         reason: Utf8Bytes::from_static(code.reason()),
     }))
 }
 
-/// The one error after which the peer still understands a close. axum hides the library's type; its words are stable.
-fn is_too_large(error: &axum::Error) -> bool {
-    error.to_string().contains("Message too long")
+/// What an error of the library means. axum hides its type; its words are stable, and `tests/hostile` holds it to them.
+#[derive(Debug, PartialEq, Eq)]
+enum Failure {
+    TooLarge,
+    Violation(u16),
+    Gone,
+}
+
+impl Failure {
+    fn of(error: &axum::Error) -> Self {
+        let text = error.to_string();
+        let says = |what: &str| text.contains(what);
+        if says("Message too long") {
+            Failure::TooLarge
+        } else if says("UTF-8") {
+            Failure::Violation(close_code::INVALID)
+        } else if says("WebSocket protocol error") && !says("without closing") && !says("after") {
+            Failure::Violation(close_code::PROTOCOL)
+        } else {
+            Failure::Gone
+        }
+    }
 }
 
 #[cfg(test)]

@@ -237,9 +237,12 @@ async fn whoever_does_not_say_connect_in_time_is_closed() {
     let mut silent = node.ws().await;
     assert_eq!(silent.closed().await, 3504);
     let mut chatty = node.ws().await;
-    chatty.send(json!({"ping":{}})).await;
+    chatty.text("hello?").await;
     assert_eq!(chatty.recv().await["error"]["code"], "bad_frame");
     assert_eq!(chatty.closed().await, 3504);
+    let mut early = node.ws().await;
+    early.send(json!({"send":{"id":"1","body":{"text":"let me in"}}})).await;
+    assert_eq!(early.closed().await, 3503, "at once");
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let address = node.handle.addresses.ws_http.unwrap();

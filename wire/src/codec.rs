@@ -6,7 +6,7 @@ use prost::Message;
 use crate::ids::ConversationKey;
 use crate::limits;
 use crate::position::Partition;
-use crate::record::{DeskRecord, Kind, Record};
+use crate::record::{Audience, DeskRecord, Kind, Mark, Record};
 use crate::topics::partition_of;
 
 /// The version this build writes. It reads any version up to it; a higher one is read as far as it is known.
@@ -36,6 +36,10 @@ pub enum DecodeError {
     WrongPartition,
     #[error("the record lacks the part its kind needs")]
     Incomplete,
+    #[error("what would be shown to clients is not JSON")]
+    NotJson,
+    #[error("a watermark is beyond every seq")]
+    MarkTooHigh,
 }
 
 impl DecodeError {
@@ -49,6 +53,8 @@ impl DecodeError {
             DecodeError::BadKey => "bad_key",
             DecodeError::WrongPartition => "wrong_partition",
             DecodeError::Incomplete => "incomplete",
+            DecodeError::NotJson => "not_json",
+            DecodeError::MarkTooHigh => "mark_too_high",
         }
     }
 }
@@ -64,18 +70,14 @@ pub fn decode(
     if value.len() > limits::RECORD_BYTES_MAX {
         return Err(DecodeError::TooLarge);
     }
-    let record = Record::decode(value.clone()).map_err(|_| DecodeError::NotARecord)?;
+    let mut record = Record::decode(value.clone()).map_err(|_| DecodeError::NotARecord)?;
     if record.version == 0 {
         return Err(DecodeError::NoVersion);
     }
     let kind = record.kind();
     if kind == Kind::Marks || kind == Kind::Seal {
-        let complete = kind == Kind::Seal || record.marks.as_ref().is_some_and(|m| m.partition == partition.0);
-        return if complete && !record.numbered {
-            Ok(Decoded { key: None, record })
-        } else {
-            Err(DecodeError::Incomplete)
-        };
+        check_keyless(&record, kind, partition)?;
+        return Ok(Decoded { key: None, record });
     }
     let raw_key = key.ok_or(DecodeError::BadKey)?;
     let conversation = ConversationKey::from_key(raw_key).ok_or(DecodeError::BadKey)?;
@@ -91,14 +93,56 @@ pub fn decode(
         _ => true,
     };
     let placed = !record.numbered || (record.from.is_some() && !record.member.is_empty());
-    if complete && placed {
-        Ok(Decoded {
-            key: Some(conversation),
-            record,
-        })
-    } else {
-        Err(DecodeError::Incomplete)
+    if !complete || !placed {
+        return Err(DecodeError::Incomplete);
     }
+    let shown = !record.numbered || is_member(&record.member);
+    let told = record.notice.as_ref().is_none_or(|n| is_json(&n.frame));
+    if !shown || !told {
+        return Err(DecodeError::NotJson);
+    }
+    // An audience of a later build is narrower than everyone: whoever does not know it shows nothing.
+    if Audience::try_from(record.audience).is_err() {
+        record.audience = Audience::Staff.into();
+    }
+    Ok(Decoded {
+        key: Some(conversation),
+        record,
+    })
+}
+
+fn check_keyless(record: &Record, kind: Kind, partition: Partition) -> Result<(), DecodeError> {
+    let marks = record.marks.as_ref().filter(|m| m.partition == partition.0);
+    if record.numbered || (kind == Kind::Marks && marks.is_none()) {
+        return Err(DecodeError::Incomplete);
+    }
+    let highest = |m: &Mark| m.customer_recv.max(m.customer_read).max(m.agent_recv).max(m.agent_read);
+    let too_high = |m: &crate::record::Marks| m.marks.iter().any(|m| highest(m) > limits::SEQ_MAX);
+    if marks.is_some_and(too_high) {
+        return Err(DecodeError::MarkTooHigh);
+    }
+    Ok(())
+}
+
+/// `"name":value`, the one thing of a record that is spliced into JSON unparsed: one bad byte would spoil every push and every
+/// page it stands on.
+fn is_member(member: &[u8]) -> bool {
+    let in_name = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_';
+    let name_end = |m: &[u8]| m.iter().position(|b| !in_name(b));
+    let Some(rest) = member.strip_prefix(b"\"") else {
+        return false;
+    };
+    let Some(value) = name_end(rest)
+        .filter(|end| *end > 0)
+        .and_then(|end| rest[end..].strip_prefix(b"\":"))
+    else {
+        return false;
+    };
+    is_json(value)
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
 }
 
 /// The value of a record.
@@ -163,6 +207,86 @@ mod tests {
             decode(Some(&raw), Some(&value), other, 12),
             Err(DecodeError::WrongPartition)
         );
+    }
+
+    /// What a record of demo/alice with this change is decoded to.
+    fn decoded(change: impl FnOnce(&mut Record)) -> Result<Record, DecodeError> {
+        let raw = Bytes::from_static(b"demo/alice");
+        let mut record = message("1", r#"{"text":"x"}"#);
+        change(&mut record);
+        decode(Some(&raw), Some(&encode(&record)), partition_of(&raw, 12), 12).map(|d| d.record)
+    }
+
+    #[test]
+    fn what_would_spoil_a_page_or_a_push_is_refused() {
+        for member in [
+            &b"\"message\":{\"text\":\"\xff\"}"[..],
+            b"\"message\":{\"text\":\"x\"",
+            b"\"message\":{} ,\"seq\":1",
+            b"\"message\":{}}",
+            b"\"message\"",
+            b"\"\":{}",
+            b"\"mes\\\"sage\":{}",
+            b"message:{}",
+            b"\"message\":nan",
+            b"x",
+        ] {
+            let got = decoded(|r| r.member = member.to_vec().into());
+            assert_eq!(got, Err(DecodeError::NotJson), "{}", member.escape_ascii());
+        }
+        for frame in [&b"{\"done\":"[..], b"\xff", b""] {
+            let got = decoded(|r| {
+                *r = Record {
+                    version: 1,
+                    kind: Kind::Notice.into(),
+                    notice: Some(crate::record::Notice {
+                        frame: frame.to_vec().into(),
+                        to_customer: true,
+                    }),
+                    ..Record::default()
+                }
+            });
+            assert_eq!(got, Err(DecodeError::NotJson), "{}", frame.escape_ascii());
+        }
+        let deep = format!("\"message\":{}{}", "[".repeat(50_000), "]".repeat(50_000));
+        assert!(decoded(|r| r.member = deep.into()).is_ok());
+    }
+
+    #[test]
+    fn an_audience_of_a_later_build_is_shown_to_staff_only() {
+        assert_eq!(decoded(|r| r.audience = 7).unwrap().audience(), Audience::Staff);
+        assert_eq!(decoded(|_| {}).unwrap().audience(), Audience::Everyone);
+    }
+
+    #[test]
+    fn a_kind_and_a_version_of_a_later_build_are_read_as_far_as_they_are_known() {
+        let later = decoded(|r| (r.version, r.kind) = (9, 77)).unwrap();
+        assert!(later.numbered && later.kind() == Kind::Unknown);
+    }
+
+    #[test]
+    fn a_watermark_beyond_every_seq_is_refused() {
+        let with = |recv: u64| {
+            let mark = Mark {
+                tenant: "demo".into(),
+                customer: "alice".into(),
+                agent_recv: recv,
+                ..Mark::default()
+            };
+            let record = Record {
+                version: 1,
+                kind: Kind::Marks.into(),
+                marks: Some(crate::record::Marks {
+                    partition: 3,
+                    marks: vec![mark],
+                }),
+                ..Record::default()
+            };
+            decode(None, Some(&encode(&record)), Partition(3), 12).map(|_| ())
+        };
+        assert_eq!(with(limits::SEQ_MAX), Ok(()));
+        assert_eq!(with(limits::SEQ_MAX + 1), Err(DecodeError::MarkTooHigh));
+        assert_eq!(with(u64::MAX), Err(DecodeError::MarkTooHigh));
     }
 
     #[test]

@@ -341,6 +341,14 @@ pub struct EventFrame<'a> {
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub rated: Option<&'a RawValue>,
+    /// For staff only.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub tagged: Option<&'a RawValue>,
+    /// The store refused the event: its place, time and sender are all that is kept.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub withheld: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

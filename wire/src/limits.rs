@@ -69,6 +69,8 @@ pub const PAGE_EVENTS_MAX: u32 = 1_000;
 pub const PAGE_EVENTS_DEFAULT: u32 = 100;
 /// Events of a conversation in one bucket of the history table.
 pub const BUCKET_EVENTS: u64 = 10_000;
+/// No conversation has more events: every client can count so far (2^53 − 1), and every store.
+pub const SEQ_MAX: u64 = (1 << 53) - 1;
 
 /// Clients ack at most this often.
 pub const ACK_INTERVAL_MS: u64 = 300;

@@ -124,6 +124,17 @@ impl Places {
         }
     }
 
+    /// Forgets a conversation that never began here.
+    pub fn forget(&mut self, conversation: &str) {
+        match self {
+            Places::Own(place) if place.written.is_none() => place.access = None,
+            Places::Many(places) if places.get(conversation).is_some_and(|p| p.written.is_none()) => {
+                places.remove(conversation);
+            }
+            _ => {}
+        }
+    }
+
     /// Places where something was written, by name.
     pub fn begun<'a>(&'a self, own: &'a User) -> impl Iterator<Item = (&'a User, &'a Place)> {
         let (one, many) = match self {
@@ -152,6 +163,21 @@ mod tests {
         assert!(many.get(&alice, "bob").is_none());
         many.entry(&alice, "bob").unwrap().begin(Seq(3));
         assert_eq!(many.begun(&alice).count(), 1);
+    }
+
+    #[test]
+    fn what_never_began_is_forgotten_whole_and_what_began_stays() {
+        let bo = User::new("bo").unwrap();
+        let mut many = Places::many();
+        for name in ["began", "asked"] {
+            many.entry(&bo, name).unwrap().access = Some(Access::Full);
+        }
+        many.entry(&bo, "began").unwrap().begin(Seq(0));
+        for name in ["began", "asked", "never heard of"] {
+            many.forget(name);
+        }
+        let Places::Many(places) = &many else { panic!() };
+        assert_eq!(places.keys().map(User::as_str).collect::<Vec<_>>(), ["began"]);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 mod client;
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -49,7 +48,13 @@ const MINUTE_MS: u64 = 60_000;
 /// Reads one frame; the message says what is wrong with it.
 pub fn parse(bytes: &[u8]) -> Result<ClientFrame<'_>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "the frame is not UTF-8".to_owned())?;
-    serde_json::from_str(text).map_err(|e| format!("the frame cannot be read: {e}"))
+    let frame = serde_json::from_str(text).map_err(|e| format!("the frame cannot be read: {e}"))?;
+    // serde reads a list as an object too, by its members' order; no known key has a colon in it.
+    let value = text.split_once(':').map_or("", |(_, value)| value.trim_start());
+    if !value.starts_with('{') {
+        return Err("the frame's value is not an object".to_owned());
+    }
+    Ok(frame)
 }
 
 /// Counts bad frames: a sliding minute would cost ten times; a fixed one starts with its first bad frame.
@@ -84,6 +89,7 @@ pub struct Handshaking {
 pub enum Greeting<'a> {
     /// Check the token, then [`Connected::new`].
     Verify(Connect<'a>),
+    /// It was no frame; there may be another.
     Answer(Bytes),
     Close(CloseCode),
 }
@@ -92,8 +98,9 @@ impl Handshaking {
     pub fn handle_frame<'a>(&mut self, now_ms: u64, bytes: &'a [u8]) -> Greeting<'a> {
         let why = match parse(bytes) {
             Ok(ClientFrame::Connect(connect)) => return Greeting::Verify(connect),
-            Ok(_) => Cow::Borrowed("the first frame must be connect"),
-            Err(why) => Cow::Owned(why),
+            // Whoever speaks before it has said who it is does not know the protocol: waiting would change nothing.
+            Ok(_) => return Greeting::Close(CloseCode::BadFrame),
+            Err(why) => why,
         };
         if self.bad.one_more(now_ms) {
             return Greeting::Close(CloseCode::BadFrame);

@@ -83,10 +83,18 @@ fn attach(session: &mut Connected, conversation: &str, from: u64, access: Access
 }
 
 #[test]
-fn the_first_frame_is_connect_and_the_tenth_other_one_closes() {
+fn the_first_frame_is_connect_any_other_closes_and_so_does_the_tenth_that_is_none() {
+    for early in [
+        r#"{"ping":{}}"#,
+        r#"{"send":{"id":"1","body":{"text":"x"}}}"#,
+        r#"{"refresh":{"token":"t"}}"#,
+    ] {
+        let greeting = Handshaking::default().handle_frame(0, early.as_bytes()).is_close();
+        assert_eq!(greeting, Some(CloseCode::BadFrame), "{early}");
+    }
     let mut hello = Handshaking::default();
     for _ in 0..9 {
-        assert!(matches!(hello.handle_frame(0, br#"{"ping":{}}"#), Greeting::Answer(_)));
+        assert!(matches!(hello.handle_frame(0, b"{"), Greeting::Answer(_)));
     }
     assert!(matches!(
         hello.handle_frame(0, b"{"),
@@ -100,10 +108,18 @@ fn the_first_frame_is_connect_and_the_tenth_other_one_closes() {
 
 trait IsVerify {
     fn is_verify(&self) -> bool;
+    fn is_close(&self) -> Option<CloseCode>;
 }
 impl IsVerify for Greeting<'_> {
     fn is_verify(&self) -> bool {
         matches!(self, Greeting::Verify(c) if c.token == "t")
+    }
+
+    fn is_close(&self) -> Option<CloseCode> {
+        match self {
+            Greeting::Close(code) => Some(*code),
+            _ => None,
+        }
     }
 }
 

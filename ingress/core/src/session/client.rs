@@ -302,11 +302,7 @@ impl Connected {
 
     /// Forgets what was learnt by asking: it counts for the frame that asked, and the owner is asked again for the next one.
     pub fn unlearn(&mut self, conversation: &str) {
-        if let Some(place) = self.places.get_mut(&self.user, conversation)
-            && place.written.is_none()
-        {
-            place.access = None;
-        }
+        self.places.forget(conversation);
     }
 
     /// A token that was verified again. It keeps tenant, user and role, or it counts for nothing.
