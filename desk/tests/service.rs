@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod saved;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +19,7 @@ use ordered_log::{
 };
 use process::{Drain, Health, Kind, Tasks};
 use prost::Message;
+use saved::{save, standing};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use wire::record::desk_record::Input;
@@ -681,36 +684,4 @@ async fn a_desk_with_many_open_sessions_is_taken_over_and_saved_again() {
     let (desk, records) = standing(&log, "demo").await;
     assert_eq!(desk.sessions()["alice"].agent(), Some("bo"));
     assert!(records > 10, "{records}");
-}
-
-/// Writes a desk as its owner would.
-async fn save(log: &Embedded, desk: &desk_core::Desk) {
-    let producer = log.producer().await.unwrap();
-    let partition = desk_place("demo").partition;
-    for piece in desk.pieces() {
-        let topic = topics().desk_snapshots().into();
-        append(&*producer, topic, partition, Some(piece.key), Some(piece.value))
-            .await
-            .unwrap();
-    }
-}
-
-/// The tenant's desk as the next owner would find it, and how many records it stands in.
-async fn standing(log: &Embedded, tenant: &str) -> (desk_core::Desk, usize) {
-    let at = TopicPartition {
-        topic: topics().desk_snapshots().into(),
-        partition: desk_place(tenant).partition,
-    };
-    let mut restoring = desk_core::Restoring::default();
-    let mut from = Offset(0);
-    loop {
-        let records = log.read(&at, from, 1_000, 64 << 20).await.unwrap();
-        let Some(last) = records.last() else { break };
-        from = last.offset.next();
-        for record in records {
-            restoring.record(record.key.as_deref().unwrap_or_default(), record.value);
-        }
-    }
-    let restored = restoring.finish().unwrap().remove(0);
-    (restored.desk, restored.keys.len())
 }
