@@ -15,7 +15,7 @@ use crate::core::{Action, Core, Start};
 use crate::history::{Observer, Recorder, Who};
 use crate::incoming::Incoming;
 use crate::policy::{Backoff, Ended};
-use crate::transport::{Connection, Inbound, Transport};
+use crate::transport::{Connection, Inbound, Tls, Transport};
 
 /// Commands and incoming items that wait; a full one slows its writer down.
 const QUEUE_ITEMS: usize = 1_024;
@@ -28,6 +28,8 @@ pub struct Options {
     pub urls: Vec<String>,
     /// `None`: the usual one of the URL's scheme.
     pub transport: Option<Transport>,
+    /// Whose certificates are believed of `wss://`, `tls://` and `https://`; `None`: whom the system believes.
+    pub tls: Option<Tls>,
     pub token: String,
     pub device: Option<String>,
     pub since: Option<Since>,
@@ -203,6 +205,7 @@ struct Driver {
     urls: Vec<String>,
     at_url: usize,
     transport: Option<Transport>,
+    tls: Option<Tls>,
     observer: Option<Observer>,
     started: Instant,
     to_app: mpsc::Sender<Incoming>,
@@ -224,6 +227,7 @@ impl Driver {
             urls: options.urls,
             at_url: 0,
             transport: options.transport,
+            tls: options.tls,
             observer: options
                 .recorder
                 .map(|(recorder, who)| Observer::new(recorder, who, options.device)),
@@ -283,14 +287,14 @@ impl Driver {
             return self.ended(Ended::closed(wire::CloseCode::Forbidden.number(), "no URL was given"));
         };
         let Some(transport) = self.transport.or_else(|| Transport::of_url(&url)) else {
-            let why = format!("{url}: write ws://, tcp:// or http://host:port");
+            let why = format!("{url}: write ws://, tcp:// or http://host:port, or over TLS wss://, tls:// or https://");
             return self.ended(Ended::closed(wire::CloseCode::Forbidden.number(), why));
         };
         let connect = self.core.connect_frame();
         // Before the deed: what is invoked is recorded first.
         self.actions();
         let token = self.core.token().to_owned();
-        match Connection::open(transport, &url, &token, connect).await {
+        match Connection::open(transport, &url, self.tls.as_ref(), &token, connect).await {
             Ok(connection) => {
                 let now_ms = self.now_ms();
                 self.core.opened(now_ms);
@@ -331,7 +335,12 @@ impl Driver {
                         return Next::Ended;
                     }
                     Some(Command::Cut) => return self.ended(Ended::lost("cut")),
-                    Some(command) => self.command(command),
+                    Some(command) => {
+                        if let Command::Refresh { token } = &command {
+                            connection.set_token(token);
+                        }
+                        self.command(command);
+                    }
                 },
                 permit = to_app.reserve(), if !self.for_app.is_empty() => match permit {
                     Ok(permit) => if let Some(incoming) = self.for_app.pop_front() { permit.send(incoming) },

@@ -19,4 +19,4 @@ mod transport;
 
 pub use edge::{Client, Gone, Handle, Options, text_body};
 pub use incoming::{Deed, Event, Incoming};
-pub use transport::Transport;
+pub use transport::{Io, Tls, TlsError, Transport, dial};

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::incoming::Event;
-use crate::transport::split_url;
+use crate::policy::Ended;
+use crate::transport::Tls;
+use crate::transport::request::{Api, Asked};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PageError {
@@ -42,25 +44,26 @@ pub struct Page {
 /// Reads history of one node. Cheap to clone.
 #[derive(Clone)]
 pub struct Pages {
-    client: reqwest::Client,
-    base: String,
+    api: Api,
 }
 
+/// A page must be there within this time.
+const PAGE_MS_MAX: u64 = 30_000;
+
 impl Pages {
-    /// `url` may be the `ws://` or `http://` URL of the node.
+    /// `url` may be the `ws://` or `http://` URL of the node; over TLS, held against the system's authorities.
     pub fn new(url: &str) -> Result<Self, PageError> {
-        let refuse = |why: String| PageError::Request {
+        Self::over(url, None)
+    }
+
+    /// The same with authorities of one's own.
+    pub fn over(url: &str, tls: Option<Tls>) -> Result<Self, PageError> {
+        let refuse = |e: Ended| PageError::Request {
             conversation: "-".into(),
-            why,
+            why: e.reason,
         };
-        let (host, _) = split_url(url, &["http", "ws"]).map_err(|e| refuse(e.reason))?;
-        Ok(Self {
-            client: reqwest::Client::builder()
-                .timeout(std::time::Duration::from_secs(30))
-                .build()
-                .map_err(|e| refuse(e.to_string()))?,
-            base: format!("http://{host}"),
-        })
+        let api = Api::new(url, tls).map_err(refuse)?;
+        Ok(Self { api })
     }
 
     /// The next `limit` events after `after`.
@@ -69,15 +72,23 @@ impl Pages {
             conversation: conversation.to_owned(),
             why,
         };
-        let url = format!(
-            "{}/v1/conversations/{}/events?after={after}&limit={limit}",
-            self.base,
+        let path = format!(
+            "/v1/conversations/{}/events?after={after}&limit={limit}",
             escape(conversation)
         );
-        let response = self.client.get(url).bearer_auth(token).send().await;
-        let response = response.map_err(|e| failed(e.to_string()))?;
+        let asking = self.api.ask(Asked {
+            method: http::Method::GET,
+            path: &path,
+            token,
+            accept: "application/json",
+            body: Bytes::new(),
+        });
+        let in_time = tokio::time::timeout(std::time::Duration::from_millis(PAGE_MS_MAX), asking).await;
+        let response = in_time
+            .map_err(|_| failed("no answer within 30 s".into()))?
+            .map_err(|e| failed(e.reason))?;
         let status = response.status().as_u16();
-        let bytes = response.bytes().await.map_err(|e| failed(e.to_string()))?;
+        let bytes = response.into_body();
         if status != 200 {
             return Err(PageError::Status {
                 conversation: conversation.to_owned(),

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 use wire::record::{Decision, Session};
+use wire::row::STATE_VERSION;
 use wire::{Epoch, Offset, Position, Seq};
 
 use crate::let_go::LetGo;
@@ -10,7 +11,6 @@ use crate::repeats::{IdHash, Remembered, Repeats};
 use crate::session::{OpenSpan, Shown};
 use crate::state::State;
 
-const STATE_VERSION: u32 = 1;
 /// A remembered id: hash 16, seq 8, append time 8 bytes.
 const REMEMBERED_BYTES: usize = 32;
 

@@ -207,3 +207,20 @@ fn a_numbered_record_of_an_unknown_kind_takes_a_seq() {
     record.kind = 99;
     assert!(matches!(State::default().fold(&key(), at(0), 1, &record), Folded::Event(e) if e.seq == Seq(1)));
 }
+
+#[test]
+fn what_a_node_reads_of_a_cell_is_what_the_fold_put_there() {
+    let mut state = State::default();
+    fold_all(
+        &mut state,
+        &[
+            message(true, 1),
+            effect(7, 0, SessionState::SessionActive, 0, true),
+            message(false, 2),
+        ],
+        0,
+    );
+    let read = wire::row::PublicState::of_cell(&state.encode()).unwrap();
+    assert_eq!((read.last_seq, &read.session), (state.last_seq(), &state.session()));
+    assert_eq!(read.session.agent, "bo");
+}

@@ -37,24 +37,22 @@ const ACCEPT_AGAIN_MS: u64 = 50;
 /// hyper's read buffer: the headers of a request must fit.
 const HEADERS_MAX: usize = 100;
 
-/// Accepts until the drain begins. A spare descriptor lets us tell a peer "no" even when all others are used.
+/// Accepts until the drain begins. Over HTTP a proxy names the clients it speaks for. A spare descriptor lets us tell a peer "no" even when all others are used.
 pub async fn accept_loop<F, T>(node: Arc<Node>, listener: TcpListener, drain: Drain, name: &'static str, serve: F)
 where
     F: Fn(Arc<Node>, TcpStream, Accepted) -> T,
     T: Future<Output = ()> + Send + 'static,
 {
+    let names_clients = name == "http";
     let mut spare = File::open("/dev/null").ok();
     while let Some(accepted) = drain.unless_started(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
-                let max = node.limits.connections_per_address_max;
-                let slot = if max == 0 {
-                    None
-                } else {
-                    node.addresses.enter(peer.ip(), max)
+                let Ok(slot) = node.addresses.enter_socket(peer.ip(), names_clients) else {
+                    continue;
                 };
                 // Small frames must not wait for each other's acknowledgements.
-                if (max > 0 && slot.is_none()) || stream.set_nodelay(true).is_err() {
+                if stream.set_nodelay(true).is_err() {
                     continue;
                 }
                 let accepted = Accepted {

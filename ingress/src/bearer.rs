@@ -4,6 +4,7 @@ use axum::http::{HeaderMap, header};
 use ingress_core::Claims;
 use wire::{CloseCode, ErrorCode};
 
+use crate::auth::TokenError;
 use crate::clock::Clock;
 use crate::node::Node;
 use crate::problem::Problem;
@@ -25,16 +26,17 @@ pub fn claims(node: &Node, headers: &HeaderMap) -> Result<Claims, Problem> {
             ));
         }
     };
-    let claims = node
-        .verifier
-        .verify(token, Clock::wall_ms())
-        .map_err(|e| Problem::unauthorized(e.to_string()))?;
+    let claims = node.verifier.verify(token, Clock::wall_ms()).map_err(|e| match e {
+        TokenError::Expired => Problem::with_status(401, CloseCode::TokenExpired.reason(), e.to_string()),
+        e => Problem::unauthorized(e.to_string()),
+    })?;
     if node.is_revoked(&claims) {
-        return Err(Problem::unauthorized("the token is revoked"));
+        let code = CloseCode::Revoked.reason();
+        return Err(Problem::with_status(401, code, "the token is revoked"));
     }
     let tenant = node.tenant(&claims.tenant);
-    let origin = headers.get(header::ORIGIN).map(|o| o.to_str().unwrap_or_default());
-    if !tenant.is_some_and(|t| t.origin_allowed(origin)) {
+    let origin = origin_of(headers);
+    if !tenant.is_some_and(|t| t.origin_allowed(origin.as_deref())) {
         return Err(Problem::new(
             ErrorCode::Forbidden,
             "pages of this origin may not use this tenant's API",
@@ -43,12 +45,20 @@ pub fn claims(node: &Node, headers: &HeaderMap) -> Result<Claims, Problem> {
     Ok(claims)
 }
 
+/// Where a browser's page came from. More than one, or one that is no text, is none that was allowed.
+pub fn origin_of(headers: &HeaderMap) -> Option<String> {
+    let mut given = headers.get_all(header::ORIGIN).iter();
+    match (given.next(), given.next()) {
+        (None, _) => None,
+        (Some(origin), None) => Some(origin.to_str().unwrap_or_default().to_owned()),
+        _ => Some(String::new()),
+    }
+}
+
 /// What a refused `connect` is over HTTP.
 pub fn refused_connect(code: CloseCode) -> Problem {
     let status = match code {
-        CloseCode::BadToken | CloseCode::TokenExpired | CloseCode::Revoked => {
-            return Problem::unauthorized(code.reason());
-        }
+        CloseCode::BadToken | CloseCode::TokenExpired | CloseCode::Revoked => 401,
         CloseCode::Forbidden => 403,
         CloseCode::TooLarge => 413,
         CloseCode::RateLimited => 429,

@@ -10,6 +10,7 @@ use ordered_log::{Appended, ProduceError, Reports};
 use parking_lot::{Mutex, MutexGuard};
 use wire::{CloseCode, ConnectionId, Device, Partition, Tenant};
 
+use crate::addresses::Slot;
 use crate::node::Node;
 use crate::tenants::Account;
 
@@ -56,6 +57,8 @@ pub struct Conn {
     pub polls: AtomicU32,
     session: Mutex<Connected>,
     waker: AtomicWaker,
+    /// Its share of what its address may hold, where no socket of its own has it.
+    _slot: Option<Arc<Slot>>,
 }
 
 /// What the connection's task is to do now.
@@ -77,6 +80,7 @@ pub struct NewConn {
     pub issued_at_ms: i64,
     pub transport: Transport,
     pub session: Connected,
+    pub slot: Option<Arc<Slot>>,
 }
 
 impl Conn {
@@ -97,6 +101,7 @@ impl Conn {
             polls: AtomicU32::new(0),
             session: Mutex::new(new.session),
             waker: AtomicWaker::new(),
+            _slot: new.slot,
         }
     }
 

@@ -12,12 +12,13 @@ use ingress_core::session::parse;
 use ingress_core::{Reported, Step, error_frame};
 use ordered_log::Reports;
 use tokio::time::Sleep;
-use wire::link::Access;
+use wire::record::Session;
+use wire::row::PublicState;
 use wire::{CloseCode, ConversationKey, ErrorCode, User};
 
 use crate::clock::Clock;
 use crate::conn::Conn;
-use crate::links::{From, access_of};
+use crate::links::{From, access_of, is_open};
 use crate::node::Node;
 use crate::produce::refused;
 
@@ -27,6 +28,9 @@ const FRAMES_PER_WAKE: u32 = 64;
 const WRITE_BYTES: usize = 32 * 1024;
 /// A peer that was told to go has this long to say goodbye.
 const GOODBYE_MS: u64 = 1_000;
+
+/// How long the store may take to say who may speak.
+const ROW_TIMEOUT_MS: u64 = 2_000;
 
 /// What a stream gave.
 pub enum Incoming {
@@ -52,7 +56,7 @@ pub trait FrameStream: Send + Unpin + 'static {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<bool>;
 }
 
-type Asking = Pin<Box<dyn Future<Output = (Bytes, User, Option<Access>)> + Send>>;
+type Asking = Pin<Box<dyn Future<Output = (Bytes, User, Option<Session>)> + Send>>;
 
 /// A connection that has shown its token.
 pub struct ConnectionTask<S> {
@@ -92,11 +96,11 @@ impl<S: FrameStream> ConnectionTask<S> {
                 return Poll::Pending;
             }
             if let Some(asking) = &mut self.asking {
-                let Poll::Ready((frame, conversation, access)) = asking.as_mut().poll(cx) else {
+                let Poll::Ready((frame, conversation, session)) = asking.as_mut().poll(cx) else {
                     return Poll::Pending;
                 };
                 self.asking = None;
-                self.answered(&frame, &conversation, access);
+                self.answered(&frame, &conversation, session.as_ref());
             }
             match self.stream.poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -134,8 +138,8 @@ impl<S: FrameStream> ConnectionTask<S> {
     }
 
     /// The frame that asked is handed in again, with what the owner said.
-    fn answered(&mut self, frame: &Bytes, conversation: &User, access: Option<Access>) {
-        let step = self.node.step_again(&self.conn, frame, conversation, access);
+    fn answered(&mut self, frame: &Bytes, conversation: &User, session: Option<&Session>) {
+        let step = self.node.step_again(&self.conn, frame, conversation, session);
         self.carry_out(step, frame);
     }
 
@@ -209,8 +213,8 @@ impl<S> Drop for ConnectionTask<S> {
 fn ask(node: &Arc<Node>, conn: &Arc<Conn>, conversation: User, frame: Bytes) -> Asking {
     let (node, conn) = (Arc::clone(node), Arc::clone(conn));
     Box::pin(async move {
-        let access = node.ask(conn.tenant(), &conversation, &conn.account.user).await;
-        (frame, conversation, access)
+        let session = node.ask(conn.tenant(), &conversation).await;
+        (frame, conversation, session)
     })
 }
 
@@ -227,13 +231,14 @@ impl Node {
         conn: &Conn,
         frame: &'a [u8],
         conversation: &User,
-        access: Option<Access>,
+        heard: Option<&Session>,
     ) -> Step<'a> {
-        let Some(access) = access else {
+        let Some(heard) = heard else {
             return unanswered(frame);
         };
         let mut session = conn.session();
-        session.learn(conversation.as_str(), access);
+        session.learn(conversation.as_str(), access_of(heard, &conn.account.user));
+        session.learn_open(is_open(heard));
         let step = session.handle_frame(self.clock.now_ms(), parse(frame), &*conn.account);
         session.unlearn(conversation.as_str());
         step
@@ -306,15 +311,8 @@ impl Node {
     }
 
     pub fn typing(&self, tenant: &wire::Tenant, from: From<'_>, conversation: &User) {
-        let now = Clock::wall_ms() as i64;
-        let on = self
-            .control
-            .now()
-            .is_on(process::control::Feature::Typing, &self.topics.lane, tenant, now);
-        if on {
-            self.links
-                .typing(self.partition_of(tenant, conversation), from, conversation);
-        }
+        self.links
+            .typing(self.partition_of(tenant, conversation), from, conversation);
     }
 
     pub fn partition_of(&self, tenant: &wire::Tenant, conversation: &User) -> wire::Partition {
@@ -322,12 +320,26 @@ impl Node {
             .partition_of(&ConversationKey::new(tenant.clone(), conversation.clone()))
     }
 
-    pub async fn ask(&self, tenant: &wire::Tenant, conversation: &User, user: &User) -> Option<Access> {
-        let session = self
-            .links
-            .ask(self.partition_of(tenant, conversation), tenant, conversation)
-            .await?;
-        Some(access_of(&session, user))
+    /// The conversation's session as its owner says; if it does not answer, as the conversation's row says. `None`: neither did.
+    pub async fn ask(&self, tenant: &wire::Tenant, conversation: &User) -> Option<Session> {
+        let partition = self.partition_of(tenant, conversation);
+        if let Some(session) = self.links.ask(partition, tenant, conversation).await {
+            return Some(session);
+        }
+        let key = ConversationKey::new(tenant.clone(), conversation.clone());
+        let load = tokio::time::timeout(Duration::from_millis(ROW_TIMEOUT_MS), self.history.load(&key));
+        match load.await {
+            Ok(Ok(row)) => match row.and_then(|row| row.state) {
+                Some(cell) => Some(PublicState::of_cell(&cell)?.session),
+                // Nothing was ever said there.
+                None => Some(Session::default()),
+            },
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a conversation's row could not be read");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     pub fn count_refusal(&self, answer: &[u8]) {

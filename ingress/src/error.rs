@@ -10,6 +10,8 @@ pub enum Error {
     Key(#[from] crate::auth::KeyError),
     #[error("the certificate or key of {what} cannot be used: {why}")]
     Tls { what: &'static str, why: String },
+    #[error("http.client_address_header: {0:?} is no name of a header")]
+    Header(String),
     #[error("the log gives no producer: {0}")]
     Log(#[from] ordered_log::LogError),
 }

@@ -10,6 +10,7 @@ use process::Kind;
 use tokio::time::Instant;
 use wire::CloseCode;
 
+use crate::addresses::Slot;
 use crate::auth::TokenError;
 use crate::clock::Clock;
 use crate::conn::{Conn, Transport};
@@ -71,7 +72,18 @@ async fn greet<S: FrameStream>(
             Incoming::Gone => return None,
         };
         match session.handle_frame(node.clock.now_ms(), &frame) {
-            Greeting::Verify(connect) => return Some(admit(node, connect, origin, transport)),
+            Greeting::Verify(connect) => {
+                let slot = None; // the stream has it
+                return Some(admit(
+                    node,
+                    connect,
+                    Came {
+                        origin,
+                        transport,
+                        slot,
+                    },
+                ));
+            }
             Greeting::Answer(answer) => {
                 if !stream.start(answer) || !poll_fn(|cx| stream.poll_flush(cx)).await {
                     return None;
@@ -85,13 +97,16 @@ async fn greet<S: FrameStream>(
     }
 }
 
+/// How a `connect` frame came.
+pub struct Came {
+    pub origin: Option<String>,
+    pub transport: Transport,
+    /// Its share of what its address may hold, where no socket of its own has it.
+    pub slot: Option<Arc<Slot>>,
+}
+
 /// A `connect` frame → a connection, or the code it is refused with.
-pub fn admit(
-    node: &Arc<Node>,
-    connect: wire::frames::Connect<'_>,
-    origin: Option<String>,
-    transport: Transport,
-) -> Result<Arc<Conn>, CloseCode> {
+pub fn admit(node: &Arc<Node>, connect: wire::frames::Connect<'_>, came: Came) -> Result<Arc<Conn>, CloseCode> {
     let claims = node
         .verifier
         .verify(&connect.token, Clock::wall_ms())
@@ -106,7 +121,9 @@ pub fn admit(
     let hello = Hello {
         device: connect.device.map(|d| d.into_owned()),
         since: connect.since,
-        origin,
+        origin: came.origin,
+        slot: came.slot,
     };
-    node.connect(claims, hello, transport).map_err(|refused| refused.code)
+    node.connect(claims, hello, came.transport)
+        .map_err(|refused| refused.code)
 }

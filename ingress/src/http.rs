@@ -38,7 +38,7 @@ const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
     info(title = "Switchboard", description = "Customer-service messaging. Frames are described by the AsyncAPI document."),
     paths(events, send, frames, crate::sse::stream, crate::poll::poll),
     components(schemas(Problem, SendRequest, Sent, FramesRequest, PageAnswer)),
-    modifiers(&BearerToken)
+    modifiers(&BearerToken, &Refusals)
 )]
 struct Api;
 
@@ -51,6 +51,29 @@ impl utoipa::Modify for BearerToken {
         api.components
             .get_or_insert_with(Default::default)
             .add_security_scheme("token", scheme);
+    }
+}
+
+/// Refusals are problems, and are said to be.
+struct Refusals;
+
+impl utoipa::Modify for Refusals {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let operations = api
+            .paths
+            .paths
+            .values_mut()
+            .flat_map(|path| [&mut path.get, &mut path.post]);
+        for operation in operations.flatten() {
+            for (status, response) in &mut operation.responses.responses {
+                if let utoipa::openapi::RefOr::T(response) = response
+                    && status.starts_with(['4', '5'])
+                    && let Some(problem) = response.content.shift_remove("application/json")
+                {
+                    response.content.insert("application/problem+json".into(), problem);
+                }
+            }
+        }
     }
 }
 
@@ -120,8 +143,9 @@ async fn events(
         .limit
         .unwrap_or(limits::PAGE_EVENTS_DEFAULT)
         .clamp(1, limits::PAGE_EVENTS_MAX);
+    // First: the right to read may have to be asked for elsewhere.
+    take_read(&node, &claims)?;
     may_read(&node, &claims, &conversation).await?;
-    take_quota(&node, &claims, 0)?;
     let key = ConversationKey::new(claims.tenant.clone(), conversation);
     let page = node.history.page(&key, range, limit).await.map_err(|error| {
         tracing::warn!(%error, "history could not be read");
@@ -184,14 +208,9 @@ async fn may_read(node: &Node, claims: &Claims, conversation: &User) -> Result<(
     if rule == AgentsRead::All || matches!(claims.role, Role::Supervisor | Role::TenantAdmin) {
         return Ok(());
     }
-    let partition = node.partition_of(&claims.tenant, conversation);
-    let session = node
-        .links
-        .ask(partition, &claims.tenant, conversation)
-        .await
-        .ok_or_else(|| {
-            Problem::new(ErrorCode::Unavailable, "the conversation's owner did not answer").retry_after_ms(Some(1_000))
-        })?;
+    let session = node.ask(&claims.tenant, conversation).await.ok_or_else(|| {
+        Problem::new(ErrorCode::Unavailable, "the conversation's owner did not answer").retry_after_ms(Some(1_000))
+    })?;
     let in_group = rule == AgentsRead::Group && claims.groups.contains(&session.group);
     if in_group || access_of(&session, &claims.user) != Access::None {
         Ok(())
@@ -200,13 +219,12 @@ async fn may_read(node: &Node, claims: &Claims, conversation: &User) -> Result<(
     }
 }
 
-fn take_quota(node: &Node, claims: &Claims, bytes: usize) -> Result<(), Problem> {
+fn take_read(node: &Node, claims: &Claims) -> Result<(), Problem> {
     let Some(tenant) = node.tenant(&claims.tenant) else {
         return Err(Problem::unauthorized("there is no such tenant"));
     };
-    let account = tenant.account(&claims.user);
-    ingress_core::Quota::take_send(&*account, node.clock.now_ms(), bytes)
-        .map_err(|wait| Problem::new(ErrorCode::RateLimited, "too many requests").retry_after_ms(Some(wait.0)))
+    let taken = tenant.account(&claims.user).take_read(node.clock.now_ms());
+    taken.map_err(|wait| Problem::new(ErrorCode::RateLimited, "too many requests").retry_after_ms(Some(wait.0)))
 }
 
 fn conversation_of(path: Result<Path<String>, axum::extract::rejection::PathRejection>) -> Result<User, Problem> {
@@ -318,7 +336,8 @@ struct FramesRequest<'a> {
     request_body = FramesRequest,
     responses(
         (status = 200, description = "An array of server frames.", body = Vec<serde_json::Value>),
-        (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem), (status = 413, body = Problem)
+        (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
+        (status = 404, body = Problem), (status = 413, body = Problem)
     )
 )]
 async fn frames(State(node): State<Arc<Node>>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
+use ingress_core::session::SILENCE_MS_MAX;
 use ingress_core::{Bucket, Claims, Connected, ConnectionLimits, Rate, SessionName, Verb, rights};
 use ordered_log::{Appended, ProduceError, Producer, Topic};
 use parking_lot::Mutex;
@@ -12,9 +13,9 @@ use process::config::Limits;
 use process::{ControlView, Health, Recorder, Tasks};
 use store::History;
 use wire::frames::{Connected as ConnectedFrame, ServerFrame, Since};
-use wire::{CloseCode, ConnectionId, ConversationKey, Device, LaneTopics, NodeId, Tenant, event, limits};
+use wire::{CloseCode, ConnectionId, ConversationKey, Device, LaneTopics, NodeId, Tenant, event};
 
-use crate::addresses::Addresses;
+use crate::addresses::{Addresses, Slot};
 use crate::auth::Verifier;
 use crate::clock::Clock;
 use crate::conn::{Conn, NewConn, Transport};
@@ -48,6 +49,7 @@ pub struct Node {
     pub recorder: Recorder,
     producer: ArcSwapOption<ProducerCell>,
     connection_limits: Arc<ConnectionLimits>,
+    poll_limits: Arc<ConnectionLimits>,
     handshakes: Mutex<Bucket>,
     last_connection: AtomicU64,
     open: AtomicUsize,
@@ -67,6 +69,9 @@ pub struct NodeParts {
     pub connect_timeout_ms: u64,
     pub request_timeout_ms: u64,
     pub poll_wait_ms: u64,
+    /// A polled session that does not come back for this long is over.
+    pub poll_idle_ms: u64,
+    pub addresses: Addresses,
     pub control: ControlView,
     pub history: Arc<dyn History>,
     pub tasks: Tasks,
@@ -88,17 +93,27 @@ pub struct Hello {
     pub device: Option<String>,
     pub since: Option<Since>,
     pub origin: Option<String>,
+    pub slot: Option<Arc<Slot>>,
 }
 
 impl Node {
     pub fn new(parts: NodeParts) -> Self {
         let limits = parts.limits;
+        let of_connections = ConnectionLimits {
+            frames: Rate {
+                per_s: limits.connection_frames_per_s,
+                burst: limits.connection_frames_burst,
+            },
+            sends_in_flight: limits.sends_in_flight_per_connection,
+            outbound_bytes: limits.outbound_bytes_per_connection_max,
+            silence_ms: SILENCE_MS_MAX,
+        };
         Self {
             id: parts.id,
             name: parts.name,
             messages_topic: parts.topics.messages().into(),
             desk_topic: parts.topics.desk().into(),
-            addresses: Addresses::default(),
+            addresses: parts.addresses,
             links: Links::new(parts.topics.partitions),
             topics: parts.topics,
             clock: Clock::start(),
@@ -115,14 +130,11 @@ impl Node {
             health: parts.health,
             recorder: parts.recorder,
             producer: ArcSwapOption::empty(),
-            connection_limits: Arc::new(ConnectionLimits {
-                frames: Rate {
-                    per_s: limits.connection_frames_per_s,
-                    burst: limits.connection_frames_burst,
-                },
-                sends_in_flight: limits.sends_in_flight_per_connection,
-                outbound_bytes: limits.outbound_bytes_per_connection_max,
+            poll_limits: Arc::new(ConnectionLimits {
+                silence_ms: parts.poll_idle_ms,
+                ..of_connections
             }),
+            connection_limits: Arc::new(of_connections),
             handshakes: Mutex::default(),
             last_connection: AtomicU64::new(0),
             open: AtomicUsize::new(0),
@@ -217,7 +229,7 @@ impl Node {
         if hello.since.as_ref().is_some_and(|s| Connected::check_since(s).is_err()) {
             return refuse(CloseCode::TooLarge, "bad_frame");
         }
-        let device = match hello.device.map(Device::new).transpose() {
+        let device = match hello.device.as_deref().map(Device::new).transpose() {
             Ok(device) => claims.device.clone().or(device),
             Err(_) => return refuse(CloseCode::BadFrame, "bad_frame"),
         };
@@ -225,7 +237,7 @@ impl Node {
         if !account.connect() {
             return refuse(CloseCode::RateLimited, "too_many");
         }
-        let conn = Arc::new(self.new_conn(claims, hello.since, device, account, transport));
+        let conn = Arc::new(self.new_conn(claims, hello, device, account, transport));
         self.open.fetch_add(1, Ordering::Relaxed);
         self.meters.connections(transport).increment(1.0);
         self.shard(conn.id).lock().insert(conn.id.0, Arc::clone(&conn));
@@ -239,7 +251,7 @@ impl Node {
     fn new_conn(
         self: &Arc<Self>,
         claims: Claims,
-        since: Option<Since>,
+        hello: Hello,
         device: Option<Device>,
         account: Arc<crate::tenants::Account>,
         transport: Transport,
@@ -248,7 +260,11 @@ impl Node {
         let id = self.next_connection(now_ms);
         let key = ConversationKey::new(claims.tenant.clone(), claims.user.clone());
         let customer = !rights::is_staff(claims.role);
-        let mut session = Connected::new(now_ms, &claims, since, Arc::clone(&self.connection_limits));
+        let limits = match transport {
+            Transport::Poll => &self.poll_limits,
+            _ => &self.connection_limits,
+        };
+        let mut session = Connected::new(now_ms, &claims, hello.since, Arc::clone(limits));
         let name = SessionName {
             node: self.id,
             connection: id,
@@ -259,7 +275,7 @@ impl Node {
             role: event::role_name(claims.role).into(),
             node: self.name.as_str().into(),
             term: 1,
-            ping_s: limits::PING_INTERVAL_S,
+            ping_s: wire::limits::PING_INTERVAL_S,
         });
         session.write(now_ms, connected.encode());
         Conn::new(
@@ -274,6 +290,7 @@ impl Node {
                 issued_at_ms: claims.issued_at_ms,
                 transport,
                 session,
+                slot: hello.slot,
             },
         )
     }

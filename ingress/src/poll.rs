@@ -9,13 +9,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use ingress_core::SessionName;
 use serde::Deserialize;
 use wire::ErrorCode;
 
+use crate::accept::Accepted;
 use crate::bearer;
 use crate::conn::{Conn, Transport};
 use crate::http;
@@ -38,13 +39,19 @@ struct Again {
     request_body(content = serde_json::Value, description = "The `connect` frame, or `{\"session\":\"…\"}` with the bearer token.", content_type = "application/json"),
     responses(
         (status = 200, description = "An array of server frames; empty if nothing came in time.", body = Vec<serde_json::Value>),
-        (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem)
+        (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
+        (status = 404, body = Problem), (status = 413, body = Problem), (status = 429, body = Problem)
     )
 )]
-pub async fn poll(State(node): State<Arc<Node>>, headers: HeaderMap, body: Bytes) -> Response {
+pub async fn poll(
+    State(node): State<Arc<Node>>,
+    Extension(accepted): Extension<Accepted>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let found = match http::object::<Again>(&body) {
         Ok(again) => find(&node, &headers, &again.session),
-        Err(_) => sse::open(&node, &headers, &body, Transport::Poll),
+        Err(_) => sse::open(&node, &accepted, &headers, &body, Transport::Poll),
     };
     match found {
         Ok(conn) => answer(&node, &conn).await,
@@ -64,7 +71,7 @@ fn find(node: &Arc<Node>, headers: &HeaderMap, session: &str) -> Result<Arc<Conn
         .filter(|c| c.transport == Transport::Poll)
         .ok_or_else(gone)?;
     // Somebody else's session is no session: not even its existence is told.
-    if conn.account.user != claims.user || *conn.tenant() != claims.tenant {
+    if conn.account.user != claims.user || *conn.tenant() != claims.tenant || conn.session().role != claims.role {
         return Err(gone());
     }
     Ok(conn)

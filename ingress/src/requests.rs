@@ -15,7 +15,7 @@ use wire::record::Role;
 use wire::{ClientId, ErrorCode, Seq, User, limits};
 
 use crate::conn::{Conn, reported};
-use crate::links::From;
+use crate::links::{From, access_of, is_open};
 use crate::node::Node;
 use crate::produce::{Author, refused};
 use crate::tenants::Account;
@@ -34,6 +34,7 @@ pub struct Once {
     groups: Vec<String>,
     priority: u32,
     name: Option<SessionName>,
+    role: Role,
 }
 
 impl Party {
@@ -46,6 +47,7 @@ impl Party {
             groups: claims.groups.clone(),
             priority: claims.priority,
             name,
+            role: claims.role,
         }))
     }
 
@@ -83,7 +85,7 @@ impl Party {
             Party::Live(conn) => Some(From::here(conn.id)),
             Party::Once(once) => once.name.map(|name| From {
                 connection: name.connection,
-                elsewhere: Some((name.node, &once.account.user)),
+                elsewhere: Some((name.node, &*once.account, once.role)),
             }),
         }
     }
@@ -166,12 +168,13 @@ async fn first_step<'a>(node: &Arc<Node>, party: &Party, frame: &'a Bytes) -> St
     let Step::Ask { conversation, id, .. } = step else {
         return step;
     };
-    let Some(access) = node.ask(&account.tenant.tenant, &conversation, &account.user).await else {
+    let Some(heard) = node.ask(&account.tenant.tenant, &conversation).await else {
         let why = "the conversation's owner did not answer; it was not sent";
         return Step::Answer(error_frame(Some(id.as_str()), ErrorCode::Unavailable, why, Some(1_000)));
     };
     let mut session = party.session();
-    session.learn(conversation.as_str(), access);
+    session.learn(conversation.as_str(), access_of(&heard, &account.user));
+    session.learn_open(is_open(&heard));
     let step = session.handle_frame(node.clock.now_ms(), parse(frame), &*account);
     session.unlearn(conversation.as_str());
     step

@@ -15,12 +15,13 @@ use tokio::net::TcpListener;
 use wire::{Epoch, ErrorCode, LaneTopics, NodeId, limits};
 
 use crate::accept::{self, HttpSettings};
+use crate::addresses::Addresses as ClientAddresses;
 use crate::auth::Verifier;
 use crate::error::{Addresses, Error};
 use crate::links::{LinkContext, LinkTls, LocalDialer, run_owners};
 use crate::node::{Node, NodeParts};
 use crate::problem::Problem;
-use crate::tenants::TenantState;
+use crate::tenants::{Switches, TenantState};
 use crate::{cors, drain, http, presence, sweep, tcp, tls};
 
 /// What a node is told.
@@ -114,7 +115,11 @@ impl Service {
             partitions: config.partitions,
         };
         let tenants = config.tenants.iter();
-        let tenants = tenants.map(|(t, c)| (t.clone(), Arc::new(TenantState::new(t.clone(), c, &config.limits))));
+        let tenants = tenants.map(|(t, c)| {
+            let switches = Switches::new(deps.control.clone(), config.lane.clone());
+            let state = TenantState::new(t.clone(), c, &config.limits, switches);
+            (t.clone(), Arc::new(state))
+        });
         let node = Arc::new(Node::new(NodeParts {
             id: options.id,
             name: options.name,
@@ -125,6 +130,8 @@ impl Service {
             connect_timeout_ms: options.connect_timeout_ms,
             request_timeout_ms: config.http.request_timeout_ms,
             poll_wait_ms: config.http.poll_wait_ms,
+            poll_idle_ms: config.http.poll_idle_ms,
+            addresses: addresses(&config)?,
             control: deps.control,
             history: deps.history,
             tasks: deps.tasks,
@@ -206,6 +213,16 @@ impl Service {
         node.links.close();
         Ok(())
     }
+}
+
+fn addresses(config: &Config) -> Result<ClientAddresses, Error> {
+    let header = config.http.client_address_header.as_str();
+    let header = match header {
+        "" => None,
+        name => Some(name.parse().map_err(|_| Error::Header(name.to_owned()))?),
+    };
+    let max = config.limits.connections_per_address_max;
+    Ok(ClientAddresses::new(max, header, config.http.trusted_proxies.clone()))
 }
 
 async fn bind(address: &str) -> Result<(Option<TcpListener>, Option<SocketAddr>), Error> {

@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame};
 use ingress_core::{Greeting, Handshaking};
-use wire::{ErrorCode, limits};
+use wire::{CloseCode, ErrorCode, limits};
 
-use crate::bearer::refused_connect;
+use crate::accept::Accepted;
+use crate::bearer::{origin_of, refused_connect};
 use crate::conn::{Conn, Transport};
-use crate::handshake::admit;
+use crate::handshake::{Came, admit};
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::tcp::close_frame;
@@ -31,26 +32,46 @@ const CHUNK_BYTES: usize = 32 * 1024;
     request_body(content = serde_json::Value, description = "The `connect` frame.", content_type = "application/json"),
     responses(
         (status = 200, description = "Server frames, one an event, until a `close` frame.", content_type = "text/event-stream", body = String),
-        (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem), (status = 429, body = Problem)
+        (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem), (status = 413, body = Problem), (status = 429, body = Problem)
     )
 )]
-pub async fn stream(State(node): State<Arc<Node>>, headers: HeaderMap, body: Bytes) -> Response {
-    match open(&node, &headers, &body, Transport::Sse) {
+pub async fn stream(
+    State(node): State<Arc<Node>>,
+    Extension(accepted): Extension<Accepted>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    match open(&node, &accepted, &headers, &body, Transport::Sse) {
         Ok(conn) => respond(node, conn),
         Err(problem) => problem.into_response(),
     }
 }
 
 /// A body that is a `connect` frame → a connection.
-pub fn open(node: &Arc<Node>, headers: &HeaderMap, body: &[u8], transport: Transport) -> Result<Arc<Conn>, Problem> {
+pub fn open(
+    node: &Arc<Node>,
+    accepted: &Accepted,
+    headers: &HeaderMap,
+    body: &[u8],
+    transport: Transport,
+) -> Result<Arc<Conn>, Problem> {
     if body.len() > limits::FRAME_BYTES_MAX {
         return Err(Problem::new(ErrorCode::TooLarge, "the frame is too large"));
     }
-    let origin = headers
-        .get(header::ORIGIN)
-        .map(|o| o.to_str().unwrap_or_default().to_owned());
+    let origin = origin_of(headers);
+    let Ok(slot) = node.addresses.enter_request(accepted.peer.ip(), headers) else {
+        node.meters.handshake("too_many");
+        return Err(refused_connect(CloseCode::RateLimited));
+    };
     match Handshaking::default().handle_frame(node.clock.now_ms(), body) {
-        Greeting::Verify(connect) => admit(node, connect, origin, transport).map_err(refused_connect),
+        Greeting::Verify(connect) => {
+            let from = Came {
+                origin,
+                transport,
+                slot,
+            };
+            admit(node, connect, from).map_err(refused_connect)
+        }
         _ => Err(Problem::new(ErrorCode::BadFrame, "the body must be one connect frame")),
     }
 }

@@ -5,10 +5,36 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ingress_core::buckets::RetryAfterMs;
-use ingress_core::{Bucket, Quota, Rate};
+use ingress_core::{Bucket, Off, Quota, Rate, Switch};
 use parking_lot::Mutex;
+use process::ControlView;
 use process::config::{AgentsRead, Limits, TenantConfig};
-use wire::{Tenant, User};
+use process::control::Feature;
+use wire::{Lane, Tenant, User};
+
+use crate::clock::Clock;
+
+/// What operators hold off, for one lane.
+#[derive(Clone)]
+pub struct Switches {
+    control: ControlView,
+    lane: Lane,
+}
+
+impl Switches {
+    pub fn new(control: ControlView, lane: Lane) -> Self {
+        Self { control, lane }
+    }
+
+    fn off(&self, feature: Feature, tenant: &Tenant) -> Option<Off> {
+        let now_ms = Clock::wall_ms() as i64;
+        let control = self.control.now();
+        let state = control.off(feature, &self.lane, tenant, now_ms)?;
+        // A switch without an end names no time to come back.
+        let retry_after_ms = (state.until_ms > 0).then(|| (state.until_ms - now_ms).max(1) as u64);
+        Some(Off { retry_after_ms })
+    }
+}
 
 /// One tenant.
 pub struct TenantState {
@@ -16,20 +42,27 @@ pub struct TenantState {
     pub agents_read: AgentsRead,
     origins: Vec<String>,
     limits: Limits,
+    switches: Switches,
     sends: Mutex<Bucket>,
     accounts: Mutex<HashMap<User, Arc<Account>>>,
 }
 
 impl TenantState {
-    pub fn new(tenant: Tenant, config: &TenantConfig, limits: &Limits) -> Self {
+    pub fn new(tenant: Tenant, config: &TenantConfig, limits: &Limits, switches: Switches) -> Self {
         Self {
             tenant,
             agents_read: config.agents_read,
             origins: config.origins.clone(),
             limits: limits.of(config),
+            switches,
             sends: Mutex::default(),
             accounts: Mutex::default(),
         }
+    }
+
+    /// Are receipts passed on now?
+    pub fn receipts_on(&self) -> bool {
+        self.switches.off(Feature::Receipts, &self.tenant).is_none()
     }
 
     /// Exact comparison: no suffixes, no case folding. Whoever sends no origin is no browser.
@@ -74,6 +107,7 @@ pub struct Account {
 struct UserBuckets {
     sends: Bucket,
     bytes: Bucket,
+    reads: Bucket,
     used_at_ms: u64,
 }
 
@@ -92,6 +126,18 @@ impl Account {
 
     pub fn disconnect(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Asks for one page of history.
+    pub fn take_read(&self, now_ms: u64) -> Result<(), RetryAfterMs> {
+        let limits = &self.tenant.limits;
+        let mut buckets = self.buckets.lock();
+        buckets.used_at_ms = now_ms;
+        let rate = Rate {
+            per_s: limits.user_reads_per_s,
+            burst: limits.user_reads_burst,
+        };
+        buckets.reads.take(now_ms, 1, rate)
     }
 
     fn is_rested(&self, now_ms: u64) -> bool {
@@ -114,6 +160,15 @@ impl Quota for Account {
         let sends = rate(limits.tenant_sends_per_s, limits.tenant_sends_burst);
         self.tenant.sends.lock().take(now_ms, 1, sends)
     }
+
+    fn switched_off(&self, switch: Switch) -> Option<Off> {
+        let feature = match switch {
+            Switch::Typing => Feature::Typing,
+            Switch::Presence => Feature::Presence,
+            Switch::NewSessions => Feature::NewSessions,
+        };
+        self.tenant.switches.off(feature, &self.tenant.tenant)
+    }
 }
 
 #[cfg(test)]
@@ -130,7 +185,13 @@ mod tests {
             user_sends_burst: 3,
             ..Limits::default()
         };
-        Arc::new(TenantState::new(Tenant::new("demo").unwrap(), &config, &limits))
+        let switches = Switches::new(ControlView::new(), Lane::new("core").unwrap());
+        Arc::new(TenantState::new(
+            Tenant::new("demo").unwrap(),
+            &config,
+            &limits,
+            switches,
+        ))
     }
 
     #[test]
@@ -166,6 +227,7 @@ mod tests {
             assert!(one.take_send(1000, 1).is_ok());
         }
         assert!(two.take_send(1000, 1).is_err());
+        assert!(two.take_read(1000).is_ok(), "reading has a bucket of its own");
     }
 
     #[test]

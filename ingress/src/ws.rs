@@ -16,6 +16,7 @@ use wire::{CloseCode, ErrorCode, limits};
 
 use crate::accept::Accepted;
 use crate::addresses::Slot;
+use crate::bearer::{origin_of, refused_connect};
 use crate::conn::Transport;
 use crate::connection::{FrameStream, Incoming};
 use crate::handshake;
@@ -43,19 +44,16 @@ pub async fn connect(
         Err(WebSocketUpgradeRejection::InvalidWebSocketVersionHeader(_)) => return other_version(),
         Err(other) => return other.into_response(),
     };
-    // More than one, or one that is no text, is none that was allowed.
-    let mut origins = headers
-        .get_all(header::ORIGIN)
-        .iter()
-        .map(|o| o.to_str().unwrap_or_default().to_owned());
-    let origin = match (origins.next(), origins.next()) {
-        (origin, None) => origin,
-        _ => Some(String::new()),
-    };
+    let origin = origin_of(&headers);
     if !node.origin_known(origin.as_deref()) {
         node.meters.handshake("forbidden");
         return Problem::new(ErrorCode::Forbidden, "pages of this origin may not connect").into_response();
     }
+    let Ok(slot) = node.addresses.enter_request(accepted.peer.ip(), &headers) else {
+        node.meters.handshake("too_many");
+        return refused_connect(CloseCode::RateLimited).into_response();
+    };
+    let slot = slot.or(accepted.slot);
     let deadline = accepted.at + Duration::from_millis(node.connect_timeout_ms);
     upgrade
         .read_buffer_size(READ_BUFFER_BYTES)
@@ -66,13 +64,7 @@ pub async fn connect(
         .on_upgrade(move |socket| {
             // Not kept inside axum's task: a connection's own task is smaller, and the process knows of it.
             let tasks = node.tasks.clone();
-            let greeting = handshake::run(
-                node,
-                WsStream::new(socket, accepted.slot),
-                origin,
-                Transport::WebSocket,
-                deadline,
-            );
+            let greeting = handshake::run(node, WsStream::new(socket, slot), origin, Transport::WebSocket, deadline);
             tasks.spawn(Kind::Background, "handshake", Box::pin(greeting));
             std::future::ready(())
         })

@@ -204,15 +204,16 @@ async fn frames_may_be_posted_to_another_node_than_the_streams_or_without_one() 
     assert_eq!((origin.node, origin.connection), (name.node.0, name.connection.0));
     match worker.next().await {
         from_node::Item::Acked(a) => {
-            assert_eq!(
-                (a.node, a.connection, a.user.as_str()),
-                (name.node.0, name.connection.0, "alice")
-            );
+            assert_eq!((a.node, a.connection), (name.node.0, name.connection.0));
+            let whose = a.whose.unwrap();
+            assert_eq!((whose.tenant.as_str(), whose.user.as_str()), ("demo", "alice"));
             assert_eq!((a.recv, a.read), (4, 4));
         }
         other => panic!("{other:?}"),
     }
-    assert!(matches!(worker.next().await, from_node::Item::Typing(t) if t.node == name.node.0 && t.user == "alice"));
+    assert!(
+        matches!(worker.next().await, from_node::Item::Typing(t) if t.node == name.node.0 && t.whose.as_ref().unwrap().user == "alice")
+    );
 
     let (_, answers) = post(
         &node,

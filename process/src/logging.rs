@@ -14,10 +14,19 @@ pub enum LoggingError {
     Twice,
 }
 
+/// Libraries that print frames and headers as they came, tokens and bodies in them, at their more verbose levels. No filter brings
+/// those out.
+const SPEAKS_OF_WHAT_CAME: [&str; 4] = ["tungstenite", "tokio_tungstenite", "hyper", "h2"];
+
 /// Starts logging, once per process; panics become log lines too. The environment's `RUST_LOG` wins over `filter`.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     let text = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned());
-    let filter = EnvFilter::try_new(&text).map_err(|e| LoggingError::Filter(text, e.to_string()))?;
+    let mut filter = EnvFilter::try_new(&text).map_err(|e| LoggingError::Filter(text, e.to_string()))?;
+    for target in SPEAKS_OF_WHAT_CAME {
+        let quieter = format!("{target}=info");
+        // A literal that is a directive.
+        filter = filter.add_directive(quieter.parse().expect("a target and a level"));
+    }
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(at, cause = panic.payload_as_str().unwrap_or("without a text"), "panic");

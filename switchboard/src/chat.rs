@@ -1,7 +1,9 @@
 //! `switchboard chat`: a conversation in the terminal, over the public protocol and nothing else.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
-use client::{Client, Event, Handle, Incoming, Options};
+use client::{Client, Event, Handle, Incoming, Options, Tls, Transport};
 use process::Exit;
 use process::logging::clean;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
@@ -16,6 +18,7 @@ const HELP: &str = "\
   /close             end the session
   /typing            tell the other side that you are writing
   /cut               drop the connection: it comes back by itself
+  /refresh TOKEN     a new token, for this connection and later ones
   /help, /quit";
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +30,15 @@ enum Role {
 /// A terminal client. Type a line to send it; /help shows what else there is.
 #[derive(Args, Debug)]
 pub struct ChatArgs {
-    /// Any node: http://, ws:// or tcp://
+    /// Any node: http://, ws:// or tcp://; over TLS https://, wss:// or tls://
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     url: Vec<String>,
+    /// Authorities to believe over TLS, PEM; without it the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// How, where the URL leaves a choice: http:// is a stream of events, or long polling
+    #[arg(long)]
+    poll: bool,
     /// A token; without one, a development token for --role and --user is made
     #[arg(long, env = "SWITCHBOARD_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -62,9 +71,13 @@ pub fn run(args: ChatArgs) -> Result<Exit, Failed> {
         None => token::demo_token(&args.tenant, role, &args.user, &args.dev_secret)
             .map_err(|e| Failed::new(Exit::Usage, e))?,
     };
+    let tls = args.ca.as_deref().map(Tls::of_file).transpose();
+    let tls = tls.map_err(|e| Failed::new(Exit::Usage, e))?;
     crate::runtime(1)?.block_on(async move {
         let options = Options {
             urls: args.url.clone(),
+            tls,
+            transport: args.poll.then_some(Transport::LongPoll),
             token,
             device: args.device.clone(),
             ..Options::default()
@@ -252,6 +265,7 @@ impl Chat {
             "/close" => self.act(to.as_deref(), "close", &serde_json::json!({})).await,
             "/typing" => self.handle.typing(to.as_deref()).await,
             "/cut" => self.handle.cut().await,
+            "/refresh" => self.handle.refresh(rest).await,
             _ if self.agent && to.is_none() => {
                 eprintln!("! nobody to talk to yet; wait for a customer, or say /to CUSTOMER");
                 return false;

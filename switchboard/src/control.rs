@@ -1,6 +1,7 @@
 //! The control topic: followed by every process, and where a lane's epoch is tied to the topic it was made with.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ordered_log::{Log, LogError, TailEvent, append};
 use process::{ControlView, Drain, Exit, Kind, Recorder, Tasks};
@@ -10,6 +11,9 @@ use wire::record::{Control, LaneControl, control};
 use wire::{LaneTopics, Partition, topics::CONTROL};
 
 use crate::Failed;
+
+/// Which switches are off is written to the metrics this often: an expiry makes no record.
+const SHOW_SWITCHES_MS: u64 = 1_000;
 
 /// Feeds the view from the topic, for ever; returns when what was there at the start has been read.
 pub async fn follow(
@@ -24,10 +28,21 @@ pub async fn follow(
     // A new life knows nothing.
     recorder.note("control", || json!({ "key": "", "version": 0 }));
     tasks.spawn(Kind::Essential, "control", async move {
-        while let Some(Some(event)) = drain.unless_started(tail.recv()).await {
+        let mut show = tokio::time::interval(Duration::from_millis(SHOW_SWITCHES_MS));
+        show.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                () = drain.started() => return,
+                event = tail.recv() => event,
+                _ = show.tick() => {
+                    feed.show_switches(wall_ms());
+                    continue;
+                }
+            };
             match event {
-                TailEvent::CaughtUp => feed.set_caught_up(),
-                TailEvent::Record(record) => {
+                None => return,
+                Some(TailEvent::CaughtUp) => feed.set_caught_up(),
+                Some(TailEvent::Record(record)) => {
                     if let Some(key) = &record.key {
                         let fed = feed.feed([(&key[..], record.value.as_deref())]);
                         if fed.changed > 0 {
@@ -51,6 +66,11 @@ fn applied(recorder: &Recorder, key: &[u8], value: Option<&[u8]>) {
             || json!({ "key": String::from_utf8_lossy(key), "version": version, "on": true }),
         );
     }
+}
+
+fn wall_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The broker's id of the `messages` topic, which must be the one recorded with the epoch. The first process of an epoch

@@ -8,6 +8,7 @@ pub mod frames;
 pub mod ids;
 pub mod limits;
 pub mod position;
+pub mod row;
 pub mod schema;
 pub mod topics;
 

@@ -52,6 +52,9 @@ pub const TENANT_SENDS_BURST: u32 = 40_000;
 /// Body bytes a user may send per second, sustained and at once.
 pub const USER_BYTES_PER_S: u32 = 1_048_576;
 pub const USER_BYTES_BURST: u32 = 4_194_304;
+/// Token bucket of a user's history reads on a node, in pages: reading never costs a send.
+pub const USER_READS_PER_S: u32 = 100;
+pub const USER_READS_BURST: u32 = 400;
 /// Connections of one user on one node.
 pub const CONNECTIONS_PER_USER_MAX: usize = 32;
 /// Connections of one node.

@@ -5,10 +5,14 @@ use std::collections::VecDeque;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use reqwest::{Client, Response};
+use http::{Method, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use serde_json::value::RawValue;
 
-use super::{Inbound, refused, split_url};
+use super::Inbound;
+use super::dial::Tls;
+use super::request::{Api, Asked, good, lost};
 use crate::policy::Ended;
 
 /// Frames in one POST.
@@ -17,13 +21,14 @@ const POST_FRAMES_MAX: usize = 64;
 type Answer = BoxFuture<'static, Result<Vec<Bytes>, Ended>>;
 
 enum Down {
-    Events { response: Response, heard: BytesMut },
+    Events { body: Incoming, heard: BytesMut },
     Poll { answer: Option<Answer> },
 }
 
 pub struct Http {
-    client: Client,
-    base: String,
+    /// Polls and posts wait at the same time: each has its own connection.
+    polls: Api,
+    posts: Api,
     token: String,
     /// The frame that opened it; long polling says it again each time, with the session.
     session: Option<String>,
@@ -34,37 +39,34 @@ pub struct Http {
 }
 
 impl Http {
-    pub async fn stream(url: &str, token: &str, connect: Bytes) -> Result<Self, Ended> {
-        let mut http = Self::new(url, token)?;
-        let request = http.client.post(format!("{}/v1/stream", http.base));
-        let response = request
-            .header("content-type", "application/json")
-            .header("accept", "text/event-stream")
-            .bearer_auth(token)
-            .body(connect)
-            .send()
-            .await
-            .map_err(lost)?;
-        let response = checked(response)?;
+    pub async fn stream(url: &str, tls: Option<&Tls>, token: &str, connect: Bytes) -> Result<Self, Ended> {
+        let mut http = Self::new(url, tls, token)?;
+        let asked = asked("/v1/stream", token, "text/event-stream", connect);
+        let response = http.polls.open(asked).await?;
+        if !response.status().is_success() {
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.map_err(lost)?.to_bytes();
+            good(Response::from_parts(parts, body))?;
+            return Err(Ended::lost("the stream was refused"));
+        }
         http.down = Down::Events {
-            response,
+            body: response.into_body(),
             heard: BytesMut::new(),
         };
         Ok(http)
     }
 
-    pub async fn poll(url: &str, token: &str, connect: Bytes) -> Result<Self, Ended> {
-        let mut http = Self::new(url, token)?;
-        let first = http.ask("/v1/poll", connect).await?;
+    pub async fn poll(url: &str, tls: Option<&Tls>, token: &str, connect: Bytes) -> Result<Self, Ended> {
+        let mut http = Self::new(url, tls, token)?;
+        let first = ask(&http.polls, token, "/v1/poll", connect).await?;
         http.take(first);
         Ok(http)
     }
 
-    fn new(url: &str, token: &str) -> Result<Self, Ended> {
-        let (host, _) = split_url(url, &["http", "ws"])?;
+    fn new(url: &str, tls: Option<&Tls>, token: &str) -> Result<Self, Ended> {
         Ok(Self {
-            client: Client::builder().tcp_nodelay(true).build().map_err(lost)?,
-            base: format!("http://{host}"),
+            polls: Api::new(url, tls.cloned())?,
+            posts: Api::new(url, tls.cloned())?,
             token: token.to_owned(),
             session: None,
             down: Down::Poll { answer: None },
@@ -72,6 +74,10 @@ impl Http {
             outbox: VecDeque::new(),
             posting: None,
         })
+    }
+
+    pub fn set_token(&mut self, token: &str) {
+        token.clone_into(&mut self.token);
     }
 
     pub fn post(&mut self, frames: Vec<Bytes>) {
@@ -90,10 +96,10 @@ impl Http {
             let mut no_poll: Answer = idle();
             let posting = self.posting.as_mut().unwrap_or(&mut no_post);
             let frames = match &mut self.down {
-                Down::Events { response, heard } => tokio::select! {
-                    chunk = response.chunk() => {
-                        let chunk = chunk.map_err(lost)?.ok_or_else(|| Ended::lost("the stream ended"))?;
-                        heard.extend_from_slice(&chunk);
+                Down::Events { body, heard } => tokio::select! {
+                    frame = body.frame() => {
+                        let frame = frame.ok_or_else(|| Ended::lost("the stream ended"))?.map_err(lost)?;
+                        heard.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
                         take_events(heard, &mut self.heard);
                         continue_with(&mut self.heard, &mut self.session)?;
                         continue;
@@ -136,7 +142,7 @@ impl Http {
             }
         }
         body.extend_from_slice(b"]}");
-        self.posting = Some(self.ask("/v1/frames", body.into()));
+        self.posting = Some(ask(&self.posts, &self.token, "/v1/frames", body.into()));
     }
 
     fn poll_next(&mut self) {
@@ -145,41 +151,30 @@ impl Http {
             body.extend_from_slice(br#"{"session":"#);
             wire::event::push_json_str(&mut body, session);
             body.push(b'}');
-            let asked = ask(&self.client, &self.base, &self.token, "/v1/poll", body.into());
-            *answer = Some(asked);
+            *answer = Some(ask(&self.polls, &self.token, "/v1/poll", body.into()));
         }
-    }
-
-    fn ask(&self, path: &str, body: Bytes) -> Answer {
-        ask(&self.client, &self.base, &self.token, path, body)
     }
 }
 
-fn ask(client: &Client, base: &str, token: &str, path: &str, body: Bytes) -> Answer {
-    let request = client.post(format!("{base}{path}"));
-    let request = request.header("content-type", "application/json");
-    let request = request.bearer_auth(token).body(body);
+fn asked<'a>(path: &'a str, token: &'a str, accept: &'static str, body: Bytes) -> Asked<'a> {
+    Asked {
+        method: Method::POST,
+        path,
+        token,
+        accept,
+        body,
+    }
+}
+
+fn ask(api: &Api, token: &str, path: &'static str, body: Bytes) -> Answer {
+    let (api, token) = (api.clone(), token.to_owned());
     async move {
-        let response = checked(request.send().await.map_err(lost)?)?;
-        let bytes = response.bytes().await.map_err(lost)?;
+        let bytes = good(api.ask(asked(path, &token, "application/json", body)).await?)?;
         let frames: Vec<&RawValue> =
             serde_json::from_slice(&bytes).map_err(|e| Ended::lost(format!("not an array of frames: {e}")))?;
         Ok(frames.iter().map(|f| bytes.slice_ref(f.get().as_bytes())).collect())
     }
     .boxed()
-}
-
-fn checked(response: Response) -> Result<Response, Ended> {
-    if response.status().is_success() {
-        return Ok(response);
-    }
-    let retry = response.headers().get("retry-after");
-    let retry = retry.and_then(|v| v.to_str().ok()?.parse().ok());
-    Err(refused(response.status().as_u16(), retry))
-}
-
-fn lost(error: reqwest::Error) -> Ended {
-    Ended::lost(error.to_string())
 }
 
 /// Remembers the session that `connected` names.

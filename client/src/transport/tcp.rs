@@ -1,29 +1,25 @@
-//! Raw TCP: a big-endian u32 length before each frame; a length of 0 is the server's ping.
+//! Raw TCP, or TLS: a big-endian u32 length before each frame; a length of 0 is the server's ping.
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use super::{Inbound, split_url};
+use super::Inbound;
+use super::dial::{Stream, TCP, Target, Tls, dial};
 use crate::policy::Ended;
 
 /// More than any event: a body, its envelope and room.
 const INBOUND_FRAME_BYTES_MAX: usize = 1 << 20;
 
 pub struct Tcp {
-    stream: TcpStream,
+    stream: Stream,
     heard: BytesMut,
 }
 
 impl Tcp {
-    pub async fn open(url: &str, connect: Bytes) -> Result<Self, Ended> {
-        let (host, _) = split_url(url, &["tcp"])?;
-        let stream = TcpStream::connect(host)
-            .await
-            .map_err(|e| Ended::lost(format!("no connection to {host}: {e}")))?;
-        stream.set_nodelay(true).map_err(|e| Ended::lost(e.to_string()))?;
+    pub async fn open(url: &str, tls: Option<&Tls>, connect: Bytes) -> Result<Self, Ended> {
+        let target = Target::of(url, &[TCP])?;
         let mut tcp = Tcp {
-            stream,
+            stream: dial(&target, tls).await?,
             heard: BytesMut::new(),
         };
         tcp.write(vec![connect]).await?;
@@ -51,10 +47,11 @@ impl Tcp {
             out.extend_from_slice(&len.to_be_bytes());
             out.extend_from_slice(&frame);
         }
-        self.stream
-            .write_all(&out)
-            .await
-            .map_err(|e| Ended::lost(e.to_string()))
+        let written = async {
+            self.stream.write_all(&out).await?;
+            self.stream.flush().await
+        };
+        written.await.map_err(|e| Ended::lost(e.to_string()))
     }
 }
 

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-use super::{Inbound, refused, split_url};
+use super::dial::{HTTP, Stream, Target, Tls, WS, dial};
+use super::{Inbound, refused};
 use crate::policy::Ended;
 
 /// A test holds thousands of these: small buffers.
@@ -15,20 +15,17 @@ const BUFFER_BYTES: usize = 4_096;
 /// More than any event: a body, its envelope and room.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-pub struct Ws(WebSocketStream<TcpStream>);
+pub struct Ws(WebSocketStream<Stream>);
 
 impl Ws {
-    pub async fn open(url: &str, connect: Bytes) -> Result<Self, Ended> {
-        let (host, path) = split_url(url, &["ws", "http"])?;
-        let path = if path.is_empty() || path == "/" {
-            "/v1/connect"
-        } else {
-            path
+    pub async fn open(url: &str, tls: Option<&Tls>, connect: Bytes) -> Result<Self, Ended> {
+        let target = Target::of(url, &[WS, HTTP])?;
+        let host = &target.host;
+        let path = match target.path.as_str() {
+            "" | "/" => "/v1/connect",
+            path => path,
         };
-        let stream = TcpStream::connect(host)
-            .await
-            .map_err(|e| Ended::lost(format!("no connection to {host}: {e}")))?;
-        stream.set_nodelay(true).map_err(|e| Ended::lost(e.to_string()))?;
+        let stream = dial(&target, tls).await?;
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(0)
@@ -42,6 +39,7 @@ impl Ws {
                         let retry = response.headers().get("retry-after");
                         refused(
                             response.status().as_u16(),
+                            response.body().as_deref().unwrap_or_default(),
                             retry.and_then(|v| v.to_str().ok()?.parse().ok()),
                         )
                     }

@@ -2,7 +2,7 @@
 
 use wire::Generation;
 use wire::link::from_worker::Item;
-use wire::link::{Acked, Answer, Ask, Typing};
+use wire::link::{Acked, Answer, Ask, Typing, Whose};
 use wire::record::Role;
 
 use crate::cursor::Who;
@@ -19,16 +19,29 @@ const ASK_WAIT_MS: u64 = 2_000;
 impl PartitionCore {
     /// The link a connection stands on: this one, or (a POST that another node got) the one of the node it names, if the
     /// connection is that user's.
-    fn link_of(&self, cx: &Cx, link: LinkId, (node, connection): (u64, u64), user: &str) -> Option<LinkId> {
+    fn link_of(&self, cx: &Cx, link: LinkId, (node, connection): (u64, u64), whose: Option<&Whose>) -> Option<LinkId> {
         if node == 0 || cx.links.node_of(link) == Some(node) {
             return Some(link);
         }
         let other = cx.links.of_node(node)?;
-        let owner = match self.routes.get(&(other, connection))? {
-            Home::Customer(slot) => self.slots.get(*slot)?.name(),
-            Home::Staff(id) => self.staff[*id as usize].as_deref()?.user.as_str(),
-        };
-        (owner == user).then_some(other)
+        self.belongs_to(other, connection, whose?, None).then_some(other)
+    }
+
+    /// Is it a connection of exactly this user? A customer and a member of staff may have one name, and so may users of two tenants.
+    /// `taken` is the conversation that is in somebody's hands now, if one is.
+    pub(crate) fn belongs_to(&self, link: LinkId, connection: u64, whose: &Whose, taken: Option<&Conv>) -> bool {
+        let customer = whose.role() == Role::Customer;
+        match self.routes.get(&(link, connection)) {
+            Some(Home::Customer(slot)) => {
+                self.slots.get(*slot).or(taken).is_some_and(|conv| {
+                    customer && conv.key.tenant.as_str() == whose.tenant && conv.name() == whose.user
+                })
+            }
+            Some(Home::Staff(id)) => self.staff[*id as usize].as_deref().is_some_and(|staff| {
+                !customer && staff.tenant.as_str() == whose.tenant && staff.user.as_str() == whose.user
+            }),
+            None => false,
+        }
     }
 
     /// The slot of a conversation as one of this connection's.
@@ -46,7 +59,7 @@ impl PartitionCore {
             cx.stats.refused_generation += 1;
             return;
         }
-        let Some(link) = self.link_of(cx, link, (a.node, a.connection), &a.user) else {
+        let Some(link) = self.link_of(cx, link, (a.node, a.connection), a.whose.as_ref()) else {
             return;
         };
         let Some(slot) = self.slot_of(link, a.connection, &a.conversation) else {
@@ -91,7 +104,7 @@ impl PartitionCore {
 
     /// To the other side, if the sender may speak here.
     pub(crate) fn typing(&mut self, cx: &mut Cx, link: LinkId, t: Typing) {
-        let Some(link) = self.link_of(cx, link, (t.node, t.connection), &t.user) else {
+        let Some(link) = self.link_of(cx, link, (t.node, t.connection), t.whose.as_ref()) else {
             return;
         };
         let Some(slot) = self.slot_of(link, t.connection, &t.conversation) else {

@@ -157,7 +157,10 @@ impl PartitionCore {
             let Some(event) = conv.tail.get(seq, head) else {
                 return self.read_page(cx, slot, conv, i);
             };
-            let own = event.connection != 0 && event.connection == c.connection && event.node == c.node;
+            let own = event.connection != 0
+                && event.connection == c.connection
+                && event.node == c.node
+                && event.from_staff.as_deref() == c.user();
             let hidden = event.staff_only && c.is_customer();
             let next = Next {
                 seq,

@@ -5,8 +5,9 @@ use bytes::Bytes;
 use conversation::Folded;
 use wire::codec::{DecodeError, decode};
 use wire::event::placed_frame;
-use wire::record::{Kind, Record};
-use wire::{Offset, Position};
+use wire::link::Whose;
+use wire::record::{Kind, Record, Role, Sender};
+use wire::{Offset, Position, Tenant};
 
 use crate::partition::{Cx, PartitionCore};
 use crate::resident::{Conv, Parked, parked_bytes};
@@ -53,7 +54,9 @@ impl PartitionCore {
         let slot = match self.by_key.get(&key) {
             Some(&slot) => slot,
             // Nobody's connection is known to belong to it: a notice has nobody to go to but its origin.
-            None if decoded.record.kind() == Kind::Notice => return self.notice_to_origin(cx, &decoded.record),
+            None if decoded.record.kind() == Kind::Notice => {
+                return self.notice_to_origin(cx, &key.tenant, None, &decoded.record);
+            }
             None => self.resident(cx, key),
         };
         let Some(mut conv) = self.slots.take(slot) else { return };
@@ -97,7 +100,7 @@ impl PartitionCore {
             Folded::Repeat { seq, at_ms } => {
                 cx.stats.repeats += 1;
                 let Some(origin) = record.origin else { return };
-                let Some(i) = conv.cursor_of_origin(origin.node, origin.connection) else {
+                let Some(i) = conv.cursor_of_origin(&origin, staff_of(record.from.as_ref())) else {
                     return;
                 };
                 let frame = placed_frame(conv.name(), seq, at_ms, &record.id);
@@ -126,6 +129,7 @@ impl PartitionCore {
                     id: std::mem::take(&mut record.id),
                     node,
                     connection,
+                    from_staff: staff_of(record.from.as_ref()).map(Into::into),
                     received_at_ms: record.received_at_ms,
                     staff_only: event.staff_only(),
                     changes,
@@ -147,24 +151,35 @@ impl PartitionCore {
     fn notice(&mut self, cx: &mut Cx, conv: &Conv, record: &Record) {
         let Some(notice) = &record.notice else { return };
         if !notice.to_customer {
-            return self.notice_to_origin(cx, record);
+            return self.notice_to_origin(cx, &conv.key.tenant, Some(conv), record);
         }
         for c in conv.cursors.iter().filter(|c| c.is_customer()) {
             self.send_frame(cx, c.link, c.connection, notice.frame.clone());
         }
     }
 
-    fn notice_to_origin(&mut self, cx: &mut Cx, record: &Record) {
-        let (Some(notice), Some(origin)) = (&record.notice, &record.origin) else {
+    /// Whoever POSTs may name any session: the answer goes there only if it is the asker's own.
+    fn notice_to_origin(&mut self, cx: &mut Cx, tenant: &Tenant, taken: Option<&Conv>, record: &Record) {
+        let (Some(notice), Some(origin), Some(from)) = (&record.notice, &record.origin, &record.from) else {
             return;
+        };
+        let whose = Whose {
+            tenant: tenant.as_str().to_owned(),
+            user: from.user.clone(),
+            role: from.role,
         };
         if notice.to_customer {
             return;
         }
         if let Some(link) = cx.links.of_node(origin.node)
-            && self.routes.contains_key(&(link, origin.connection))
+            && self.belongs_to(link, origin.connection, &whose, taken)
         {
             self.send_frame(cx, link, origin.connection, notice.frame.clone());
         }
     }
+}
+
+/// The sender's name, unless it was the customer.
+fn staff_of(from: Option<&Sender>) -> Option<&str> {
+    from.filter(|f| f.role() != Role::Customer).map(|f| f.user.as_str())
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use conversation::State;
-use wire::record::Record;
+use wire::record::{Origin, Record};
 use wire::{ConversationKey, Offset};
 
 use crate::action::Loaded;
@@ -98,11 +98,11 @@ impl Conv {
         self.cursors.iter().position(|c| c.is(link, connection))
     }
 
-    /// The cursor of the connection a record came from.
-    pub fn cursor_of_origin(&self, node: u64, connection: u64) -> Option<usize> {
+    /// The cursor of the connection a record came from, if it is its sender's.
+    pub fn cursor_of_origin(&self, origin: &Origin, from_staff: Option<&str>) -> Option<usize> {
         self.cursors
             .iter()
-            .position(|c| c.node == node && c.connection == connection)
+            .position(|c| c.node == origin.node && c.connection == origin.connection && c.user() == from_staff)
     }
 
     /// Do this connection's acks count for its side? A mere watcher's do not.

@@ -13,9 +13,11 @@ pub(crate) struct TailEvent {
     pub frame: Bytes,
     /// The client's id, for `placed`.
     pub id: String,
-    /// The connection it came from; 0: none.
+    /// The connection it came from, as its node was told; 0: none. It counts only if the connection is the sender's.
     pub node: u64,
     pub connection: u64,
+    /// The sender, if it was not the customer.
+    pub from_staff: Option<Box<str>>,
     pub received_at_ms: i64,
     pub staff_only: bool,
     /// It changed the conversation's state or agent: a `conversation` frame follows it.
@@ -24,7 +26,7 @@ pub(crate) struct TailEvent {
 
 impl TailEvent {
     pub fn bytes(&self) -> usize {
-        size_of::<TailEvent>() + self.frame.len() + self.id.len()
+        size_of::<TailEvent>() + self.frame.len() + self.id.len() + self.from_staff.as_ref().map_or(0, |s| s.len())
     }
 }
 

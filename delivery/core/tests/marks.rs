@@ -6,7 +6,7 @@ mod net;
 
 use net::{Net, frames, one_customer};
 use wire::link::from_node::Item as In;
-use wire::link::{Acked, Typing};
+use wire::link::{Acked, Typing, Whose};
 use wire::record::{Role, Session, SessionState};
 
 #[test]
@@ -139,7 +139,11 @@ fn an_ack_may_come_through_another_node_for_the_connections_own_user_only() {
             recv: 1,
             read: 0,
             node: 1,
-            user: user.into(),
+            whose: Some(Whose {
+                tenant: "demo".into(),
+                user: user.into(),
+                role: Role::Customer.into(),
+            }),
         };
         net.item(other, In::Acked(acked));
         net.tick(1_100);

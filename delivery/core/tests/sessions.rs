@@ -5,8 +5,8 @@
 mod net;
 
 use net::{Net, frames, one_customer, seqs};
-use wire::link::Ask;
 use wire::link::from_node::Item as In;
+use wire::link::{Acked, Ask, Whose};
 use wire::record::{Audience, Role, Session, SessionState, desk_record::Input};
 
 #[test]
@@ -347,4 +347,73 @@ fn an_agent_who_has_it_again_at_the_heir_never_hears_that_it_was_let_go() {
         told[told_before..].iter().all(|f| f.contains(r#""agent":"bo""#)),
         "{told:?}"
     );
+}
+
+/// Who POSTs may name any session: a name is no proof.
+#[test]
+fn what_names_a_strangers_connection_as_its_origin_reaches_nobody_there() {
+    let (mut net, phone) = one_customer();
+    let bo = net.device(2, "bo", Role::Agent, "desk");
+    let namesake = net.device(2, "alice", Role::Agent, "desk");
+    for d in [bo, namesake] {
+        net.register(d);
+    }
+    net.decide("alice", Some("bo"));
+    net.settle();
+    for victim in [bo, namesake] {
+        net.notice_from("alice", phone, victim, r#"{"done":{"id":"forged"}}"#);
+    }
+    net.settle();
+    for d in [phone, bo, namesake] {
+        assert!(frames(&net, d, "done").is_empty(), "{d}");
+    }
+    net.say("alice", Role::Customer, "alice", Some(bo));
+    net.settle();
+    assert!(
+        frames(&net, bo, "placed").is_empty(),
+        "a message cannot be made to look like the reader's own"
+    );
+    assert_eq!(seqs(&net, bo, "alice").last(), seqs(&net, phone, "alice").last());
+}
+
+#[test]
+fn an_ack_by_way_of_another_node_counts_for_its_own_user_only() {
+    let (mut net, phone) = one_customer();
+    let other = net.device(2, "carol", Role::Customer, "phone");
+    net.register(other);
+    net.say("alice", Role::Customer, "alice", None);
+    // Not settled: that would ack.
+    net.read(10);
+    net.answer_all();
+    net.take_sends();
+    let (node, connection) = (net.devices[phone].node, net.devices[phone].connection);
+    let generation = Some(net.generation().into());
+    let mut ack = |tenant: &str, user: &str, role: Role| {
+        let acked = Acked {
+            partition: 0,
+            generation,
+            connection,
+            conversation: "alice".into(),
+            recv: 1,
+            read: 1,
+            node,
+            whose: Some(Whose {
+                tenant: tenant.into(),
+                user: user.into(),
+                role: role.into(),
+            }),
+        };
+        net.item(other, In::Acked(acked));
+        net.tick(1_100);
+        net.take_actions();
+        net.last_marks().map_or((0, 0), |m| (m.customer_recv, m.customer_read))
+    };
+    for (tenant, user, role) in [
+        ("other", "alice", Role::Customer),
+        ("demo", "carol", Role::Customer),
+        ("demo", "alice", Role::Agent),
+    ] {
+        assert_eq!(ack(tenant, user, role), (0, 0), "{tenant} {user} {role:?}");
+    }
+    assert_eq!(ack("demo", "alice", Role::Customer), (1, 1));
 }

@@ -211,6 +211,7 @@ impl Out {
             to_customer: false,
         };
         let record = Record {
+            from: act.from.clone(),
             origin: Some(origin),
             ..notice_record(notice)
         };

@@ -21,4 +21,4 @@ pub use places::{Place, Places};
 pub use rights::{Claims, Need, Verb};
 pub use session::{Connected, ConnectionLimits, Greeting, Handshaking, Reported, Tick};
 pub use session_name::SessionName;
-pub use steps::{NewAct, NewRecord, Quota, Step, error_frame};
+pub use steps::{NewAct, NewRecord, Off, Quota, Step, Switch, error_frame};

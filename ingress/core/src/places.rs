@@ -124,14 +124,15 @@ impl Places {
         }
     }
 
-    /// Forgets a conversation that never began here.
+    /// Takes back what was learnt by asking. A place that never began is dropped: whoever names thousands of conversations must
+    /// not fill the memory with them.
     pub fn forget(&mut self, conversation: &str) {
-        match self {
-            Places::Own(place) if place.written.is_none() => place.access = None,
-            Places::Many(places) if places.get(conversation).is_some_and(|p| p.written.is_none()) => {
+        let Places::Many(places) = self else { return };
+        match places.get_mut(conversation) {
+            Some(place) if place.written.is_some() => place.access = None,
+            _ => {
                 places.remove(conversation);
             }
-            _ => {}
         }
     }
 
@@ -163,6 +164,14 @@ mod tests {
         assert!(many.get(&alice, "bob").is_none());
         many.entry(&alice, "bob").unwrap().begin(Seq(3));
         assert_eq!(many.begun(&alice).count(), 1);
+        many.entry(&alice, "asked").unwrap().access = Some(Access::None);
+        many.forget("asked");
+        many.forget("bob");
+        assert!(
+            many.get(&alice, "asked").is_none(),
+            "what was only asked for leaves nothing behind"
+        );
+        assert_eq!(many.get(&alice, "bob").unwrap().written, Some(Seq(3)));
     }
 
     #[test]

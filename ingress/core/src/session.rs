@@ -28,7 +28,12 @@ pub struct ConnectionLimits {
     pub frames: Rate,
     pub sends_in_flight: usize,
     pub outbound_bytes: usize,
+    /// A connection that is silent for longer is over.
+    pub silence_ms: u64,
 }
+
+/// Two pings: what a connection with a socket may be silent for.
+pub const SILENCE_MS_MAX: u64 = 2 * limits::PING_INTERVAL_S * 1000;
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
@@ -39,6 +44,7 @@ impl Default for ConnectionLimits {
             },
             sends_in_flight: limits::SENDS_IN_FLIGHT_PER_CONNECTION,
             outbound_bytes: limits::OUTBOUND_BYTES_PER_CONNECTION_MAX,
+            silence_ms: SILENCE_MS_MAX,
         }
     }
 }
@@ -174,6 +180,10 @@ pub struct Connected {
     heard_at_ms: u64,
     pinged_at_ms: u64,
     closing: Option<CloseCode>,
+    /// Asked for the frame at hand: is a session open in its conversation?
+    session_open: Option<bool>,
+    /// A place has its access from asking, for the frame at hand.
+    learnt: bool,
 }
 
 impl Connected {
@@ -196,6 +206,8 @@ impl Connected {
             heard_at_ms: now_ms,
             pinged_at_ms: now_ms,
             closing: None,
+            session_open: None,
+            learnt: false,
         }
     }
 
@@ -309,9 +321,9 @@ impl Connected {
         let ping_ms = limits::PING_INTERVAL_S * 1000;
         let code = if self.closing.is_some() {
             return Tick::Nothing;
-        } else if now_ms > self.expires_at_ms + limits::TOKEN_LEEWAY_S * 1000 {
+        } else if self.is_expired(now_ms) {
             CloseCode::TokenExpired
-        } else if now_ms.saturating_sub(self.heard_at_ms) > 2 * ping_ms {
+        } else if now_ms.saturating_sub(self.heard_at_ms) > self.limits.silence_ms {
             CloseCode::PingTimeout
         } else if self.outbox.stalled_ms(now_ms) > limits::WRITE_STALL_MS_MAX {
             CloseCode::TooSlow
@@ -325,12 +337,21 @@ impl Connected {
         Tick::Close(code)
     }
 
+    /// The token no longer counts, clocks that differ included (I18).
+    fn is_expired(&self, now_ms: u64) -> bool {
+        now_ms > self.expires_at_ms + limits::TOKEN_LEEWAY_S * 1000
+    }
+
     // ---- to the client ----
 
     /// Queues a frame. True if it is to be written; a full queue closes the connection.
     pub fn write(&mut self, now_ms: u64, frame: Bytes) -> bool {
         if self.closing.is_some() {
             return false;
+        }
+        if self.is_expired(now_ms) {
+            self.close(CloseCode::TokenExpired);
+            return true;
         }
         if let Err(Full) = self.outbox.push(now_ms, frame, self.limits.outbound_bytes) {
             self.close(CloseCode::TooSlow);

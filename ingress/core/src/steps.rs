@@ -11,10 +11,31 @@ use wire::{ClientId, CloseCode, ErrorCode, User};
 use crate::buckets::RetryAfterMs;
 use crate::places::Acks;
 
-/// The limits a connection shares with others: its user's and its tenant's.
+/// What a connection shares with others: the limits of its user and its tenant, and what operators have switched off.
 pub trait Quota {
     /// Asks for one send with a body of so many bytes.
     fn take_send(&self, now_ms: u64, body_bytes: usize) -> Result<(), RetryAfterMs>;
+
+    /// Is this held off now?
+    fn switched_off(&self, _: Switch) -> Option<Off> {
+        None
+    }
+}
+
+/// What a client may ask for that operators can hold off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    Typing,
+    /// An agent's chosen state. Who is connected is told the desk all the same: it would take their sessions away.
+    Presence,
+    /// What would open a session: a request, or a customer's message, where none is open.
+    NewSessions,
+}
+
+/// A switch that is off, and for how long if it says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Off {
+    pub retry_after_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -34,7 +55,8 @@ pub enum Step<'a> {
     Typing {
         conversation: User,
     },
-    /// Nobody has said what the user may do there: ask the owner, tell [`crate::Connected::learn`], hand the frame in again.
+    /// It depends on the conversation's session, of which nobody has told us: ask the owner, tell
+    /// [`crate::Connected::learn`], hand the frame in again.
     Ask {
         conversation: User,
         id: ClientId,

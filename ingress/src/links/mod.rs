@@ -17,12 +17,13 @@ use ingress_core::Heard;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use wire::link::from_node::Item;
-use wire::link::{Access, Acked, Answer, Ask, Typing, Unregister};
-use wire::record::{Owner, Session};
+use wire::link::{Access, Acked, Answer, Ask, Typing, Unregister, Whose};
+use wire::record::{Owner, Role, Session, SessionState};
 use wire::{ConnectionId, Generation, NodeId, Partition, Seq, Tenant, User};
 
 use crate::conn::Conn;
 use crate::node::Node;
+use crate::tenants::Account;
 use queue::{LinkQueue, ToRegister};
 
 pub use dial::{LinkTls, LocalDialer};
@@ -59,7 +60,7 @@ pub struct Links {
 pub struct From<'a> {
     pub connection: ConnectionId,
     /// Of another node: which, and whose token the POST showed.
-    pub elsewhere: Option<(NodeId, &'a User)>,
+    pub elsewhere: Option<(NodeId, &'a Account, Role)>,
 }
 
 impl Links {
@@ -129,7 +130,7 @@ impl Links {
                 recv: recv.0,
                 read: read.0,
                 node: from.node(),
-                user: from.user(),
+                whose: from.whose(),
             }));
         }
     }
@@ -141,7 +142,7 @@ impl Links {
                 connection: from.connection.0,
                 conversation: conversation.as_str().to_owned(),
                 node: from.node(),
-                user: from.user(),
+                whose: from.whose(),
             }));
         }
     }
@@ -296,6 +297,11 @@ pub fn access_of(session: &Session, user: &User) -> Access {
     }
 }
 
+/// Is there a session? Where there is one, another message or request opens nothing.
+pub fn is_open(session: &Session) -> bool {
+    session.state() != SessionState::SessionIdle
+}
+
 impl From<'_> {
     /// A connection of this node.
     pub fn here(connection: ConnectionId) -> Self {
@@ -306,11 +312,14 @@ impl From<'_> {
     }
 
     fn node(&self) -> u64 {
-        self.elsewhere.map_or(0, |(node, _)| node.0)
+        self.elsewhere.map_or(0, |(node, ..)| node.0)
     }
 
-    fn user(&self) -> String {
-        self.elsewhere
-            .map_or(String::new(), |(_, user)| user.as_str().to_owned())
+    fn whose(&self) -> Option<Whose> {
+        self.elsewhere.map(|(_, account, role)| Whose {
+            tenant: account.tenant.tenant.as_str().to_owned(),
+            user: account.user.as_str().to_owned(),
+            role: role.into(),
+        })
     }
 }

@@ -174,6 +174,8 @@ impl Log for LogHandle {
 #[derive(Default)]
 pub struct FakeHistory {
     pub rows: Mutex<HashMap<String, Vec<EventRow>>>,
+    /// State cells.
+    pub cells: Mutex<HashMap<String, Bytes>>,
     pub away: Mutex<bool>,
 }
 
@@ -192,8 +194,15 @@ impl FakeHistory {
 
 #[async_trait]
 impl History for FakeHistory {
-    async fn load(&self, _: &ConversationKey) -> Result<Option<StoredConversation>, StoreError> {
-        Ok(None)
+    async fn load(&self, key: &ConversationKey) -> Result<Option<StoredConversation>, StoreError> {
+        if *self.away.lock() {
+            return Err(StoreError::Unavailable("away".into()));
+        }
+        let state = self.cells.lock().get(&key.to_string()).cloned();
+        Ok(state.map(|state| StoredConversation {
+            state: Some(state),
+            ..StoredConversation::default()
+        }))
     }
     async fn page(&self, key: &ConversationKey, range: PageRange, limit: u32) -> Result<Page, StoreError> {
         if *self.away.lock() {
@@ -251,6 +260,11 @@ impl WorkerLink {
 
     /// The next item that is no heartbeat.
     pub async fn next(&mut self) -> from_node::Item {
+        soon(self.any()).await
+    }
+
+    /// The same, however long it takes.
+    pub async fn any(&mut self) -> from_node::Item {
         loop {
             if let Some(item) = self.waiting.pop_front() {
                 match item.item.unwrap() {
@@ -258,7 +272,7 @@ impl WorkerLink {
                     item => return item,
                 }
             }
-            let message = soon(self.from_node.recv()).await.expect("the node closed the link");
+            let message = self.from_node.recv().await.expect("the node closed the link");
             self.waiting.extend(message.items);
         }
     }

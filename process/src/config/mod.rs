@@ -4,6 +4,7 @@
 //! values: an empty string or 0 means "none", where the comment says so. Secrets are given as `key` or `key_file`.
 
 mod load;
+mod network;
 mod secret;
 mod validate;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use wire::{Lane, Tenant, limits as wire_limits};
 
 pub use load::ConfigError;
+pub use network::Network;
 pub use secret::Secret;
 
 /// The configuration of one process.
@@ -108,8 +110,10 @@ pub struct Http {
     pub poll_wait_ms: u64,
     /// A polled session that does not come back for this long is over.
     pub poll_idle_ms: u64,
-    /// Headers the address of the client is taken from, set by a proxy of ours; empty: the socket's peer.
+    /// Header a trusted proxy lists the client's address in (`x-forwarded-for`); empty: the socket's peer is the client.
     pub client_address_header: String,
+    /// Addresses (`10.0.0.0/8`, `::1`) of proxies that header is believed from. What anybody else sends in it is ignored.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// The stream between nodes and workers.
@@ -238,6 +242,9 @@ pub struct Limits {
     /// Body bytes of one user.
     pub user_bytes_per_s: u32,
     pub user_bytes_burst: u32,
+    /// History pages one user reads.
+    pub user_reads_per_s: u32,
+    pub user_reads_burst: u32,
     pub connections_per_user_max: usize,
     /// Sends of one tenant on a node.
     pub tenant_sends_per_s: u32,
@@ -393,6 +400,7 @@ impl Default for Http {
             poll_wait_ms: 25_000,
             poll_idle_ms: 60_000,
             client_address_header: String::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -459,6 +467,8 @@ impl Default for Limits {
             user_sends_burst: wire_limits::USER_SENDS_BURST,
             user_bytes_per_s: wire_limits::USER_BYTES_PER_S,
             user_bytes_burst: wire_limits::USER_BYTES_BURST,
+            user_reads_per_s: wire_limits::USER_READS_PER_S,
+            user_reads_burst: wire_limits::USER_READS_BURST,
             connections_per_user_max: wire_limits::CONNECTIONS_PER_USER_MAX,
             tenant_sends_per_s: wire_limits::TENANT_SENDS_PER_S,
             tenant_sends_burst: wire_limits::TENANT_SENDS_BURST,

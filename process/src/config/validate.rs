@@ -79,6 +79,12 @@ impl Config {
         if self.roles.contains(&Role::Ingress) && self.listen.ws_http.is_empty() && self.listen.tcp.is_empty() {
             found.push("role ingress has nothing to listen on: set listen.ws_http or listen.tcp".into());
         }
+        if self.http.client_address_header.is_empty() != self.http.trusted_proxies.is_empty() {
+            found.push(
+                "http: client_address_header and trusted_proxies go together: a header is believed from named proxies only"
+                    .into(),
+            );
+        }
         if self.tls.cert_file.is_empty() != self.tls.key_file.is_empty() {
             found.push("tls: cert_file and key_file go together; one is missing".into());
         }

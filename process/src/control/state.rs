@@ -176,15 +176,20 @@ impl ControlState {
 
     /// May the feature be used? Yes, unless the narrowest switch that counts now (tenant in the lane, lane, tenant, all) is off.
     pub fn is_on(&self, feature: Feature, lane: &Lane, tenant: &Tenant, now_ms: i64) -> bool {
+        self.off(feature, lane, tenant, now_ms).is_none()
+    }
+
+    /// The switch that holds the feature off now; `None`: it may be used.
+    pub fn off(&self, feature: Feature, lane: &Lane, tenant: &Tenant, now_ms: i64) -> Option<&SwitchState> {
         if !self.switches.keys().any(|(set, _, _)| *set == feature) {
-            return true; // as nearly always
+            return None; // as nearly always
         }
         let (lane, tenant) = (lane.as_str(), tenant.as_str());
         [(lane, tenant), (lane, ""), ("", tenant), ("", "")]
             .into_iter()
             .filter_map(|(l, t)| self.switches.get(&(feature, l.to_owned(), t.to_owned())))
             .find(|s| s.counts_at(now_ms))
-            .is_none_or(|s| s.on)
+            .filter(|s| !s.on)
     }
 
     /// Every switch that counts now: (feature, lane, tenant, state).

@@ -17,6 +17,9 @@ pub struct Args {
     /// A node's WebSocket address; several times for several nodes.
     #[arg(long, default_value = "ws://127.0.0.1:8080", value_name = "URL")]
     pub url: Vec<String>,
+    /// Authorities to believe of wss:// addresses, PEM; without it the system's. TLS is spoken by a relay inside the generator.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// Tenant of the tokens.
     #[arg(long, default_value = "demo")]
     pub tenant: String,

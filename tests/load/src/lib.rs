@@ -10,6 +10,7 @@ mod corpus;
 mod drive;
 mod idle;
 mod pair;
+mod relay;
 mod replay;
 pub mod report;
 mod scan;
@@ -77,7 +78,7 @@ pub async fn run(args: Args) -> Result<Report, Error> {
 async fn run_here(args: Args) -> Result<Report, Error> {
     let mut hosts = Vec::new();
     for url in &args.url {
-        hosts.push(host_of(url).await?);
+        hosts.push(host_of(url, &args).await?);
     }
     let world = Arc::new(drive::World {
         hosts,
@@ -105,11 +106,12 @@ async fn run_here(args: Args) -> Result<Report, Error> {
     }
 }
 
-async fn host_of(url: &str) -> Result<drive::Host, Error> {
-    let rest = url
-        .strip_prefix("ws://")
-        .or_else(|| url.strip_prefix("http://"))
-        .ok_or_else(|| Error::Args(format!("{url}: write ws://host:port (TLS ends at a proxy)")))?;
+async fn host_of(url: &str, args: &Args) -> Result<drive::Host, Error> {
+    let clear = ["ws://", "http://"].iter().find_map(|s| url.strip_prefix(s));
+    let over_tls = ["wss://", "https://"].iter().find_map(|s| url.strip_prefix(s));
+    let rest = clear
+        .or(over_tls)
+        .ok_or_else(|| Error::Args(format!("{url}: write ws://host:port, or wss:// over TLS")))?;
     let (name, path) = match rest.find('/') {
         Some(at) if rest.len() > at + 1 => (&rest[..at], &rest[at..]),
         Some(at) => (&rest[..at], "/v1/connect"),
@@ -119,6 +121,14 @@ async fn host_of(url: &str) -> Result<drive::Host, Error> {
         host: name.to_owned(),
         why,
     };
+    if over_tls.is_some() {
+        let tls = relay::authorities(args.ca.as_deref())?;
+        return Ok(drive::Host {
+            name: name.to_owned(),
+            addr: relay::relay(url, tls).await?,
+            path: path.to_owned(),
+        });
+    }
     let mut addrs = tokio::net::lookup_host(name).await.map_err(|e| failed(e.to_string()))?;
     Ok(drive::Host {
         name: name.to_owned(),

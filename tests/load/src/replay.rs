@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::pages::Pages;
-use client::{Client, Handle, Incoming, Options};
+use client::{Client, Handle, Incoming, Options, Tls};
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
@@ -27,6 +27,13 @@ pub async fn replay(args: &Args, dir: &Path, run: &str) -> Result<Report, Error>
     let signer = Arc::new(Signer::new(&args.tenant, &args.dev_secret));
     let prefix = args.prefix.clone().unwrap_or_else(|| format!("replay-{run}"));
     let room = Arc::new(Semaphore::new(AT_ONCE));
+    let secure = args
+        .url
+        .iter()
+        .any(|u| u.starts_with("wss://") || u.starts_with("https://"));
+    let tls = secure
+        .then(|| crate::relay::authorities(args.ca.as_deref()))
+        .transpose()?;
     let mut tasks = JoinSet::new();
     let all = topics.len();
     eprintln!("load: playing {all} topics …");
@@ -36,6 +43,7 @@ pub async fn replay(args: &Args, dir: &Path, run: &str) -> Result<Report, Error>
             customer: format!("{prefix}-{}-{}", topic.language, topic.name),
             agent: format!("{prefix}-agent-{}-{}", topic.language, topic.name),
             patience: args.patience,
+            tls: tls.clone(),
         };
         let (signer, room) = (signer.clone(), room.clone());
         tasks.spawn(async move {
@@ -76,6 +84,7 @@ struct Play {
     customer: String,
     agent: String,
     patience: Duration,
+    tls: Option<Tls>,
 }
 
 #[derive(Default)]
@@ -93,7 +102,7 @@ impl Play {
             signer.token("customer", &self.customer)?,
             signer.token("agent", &self.agent)?,
         ];
-        let mut agent = Client::connect(Options::new(&self.url, &tokens[1]));
+        let mut agent = Client::connect(self.options(&tokens[1]));
         self.wait(&mut agent, "connected", |i| matches!(i, Incoming::Connected { .. }))
             .await?;
         agent
@@ -101,7 +110,7 @@ impl Play {
             .status(AgentState::Available, Some(crate::pair::AGENT_CAPACITY))
             .await
             .map_err(gone)?;
-        let mut customer = Client::connect(Options::new(&self.url, &tokens[0]));
+        let mut customer = Client::connect(self.options(&tokens[0]));
         self.wait(&mut customer, "connected", |i| matches!(i, Incoming::Connected { .. }))
             .await?;
         let request = format!(r#"{{"agent":"{}","only":true}}"#, self.agent);
@@ -142,6 +151,13 @@ impl Play {
         Ok(found)
     }
 
+    fn options(&self, token: &str) -> Options {
+        Options {
+            tls: self.tls.clone(),
+            ..Options::new(&self.url, token)
+        }
+    }
+
     async fn wait(&self, person: &mut Person, what: &str, mut is: impl FnMut(&Incoming) -> bool) -> Result<(), Error> {
         let waiting = async {
             loop {
@@ -166,7 +182,7 @@ impl Play {
 
     /// History has every text, in order, with the bytes that were sent.
     async fn compare(&self, said: &[Box<RawValue>], token: &str, last_seq: u64) -> Result<Found, Error> {
-        let pages = Pages::new(&self.url)?;
+        let pages = Pages::over(&self.url, self.tls.clone())?;
         let begun = Instant::now();
         let events = loop {
             let events = pages.all(token, &self.customer, 0, u64::MAX).await?;

@@ -62,6 +62,7 @@ const OURS: &[(&str, &[&str])] = &[
     ),
     ("system", &["client", "wire", "load", "sim", "switchboard"]),
     ("chaos", &["client", "wire", "load", "sim", "system", "switchboard"]),
+    ("edge", &["client", "wire"]),
     // It puts bad records into the log of a process that is stopped.
     ("hostile", &["wire", "ordered-log"]),
     ("tidy", &[]),

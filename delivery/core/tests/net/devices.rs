@@ -9,7 +9,7 @@ use wire::frames::ServerFrame;
 use wire::link::from_node::Item as In;
 use wire::link::from_worker::Item;
 use wire::link::{Acked, FromNode, FromWorker, NodeHello, Place, Register, Since, Unregister};
-use wire::record::Role;
+use wire::record::{Role, Sender};
 
 use super::Net;
 
@@ -48,6 +48,15 @@ pub struct Device {
     pub seen: BTreeMap<String, Seen>,
     /// Frames without a place, and `conversation` frames, as text.
     pub frames: Vec<String>,
+}
+
+impl Device {
+    pub fn sender(&self) -> Sender {
+        Sender {
+            role: self.role.into(),
+            user: self.user.clone(),
+        }
+    }
 }
 
 impl Net {

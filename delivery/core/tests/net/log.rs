@@ -117,9 +117,19 @@ impl Net {
     }
 
     pub fn notice(&mut self, conversation: &str, device: Option<usize>, frame: &str) {
+        self.notice_of(conversation, device, device, frame);
+    }
+
+    /// The answer to an act of `asker`, who named `victim`'s connection as its own.
+    pub fn notice_from(&mut self, conversation: &str, asker: usize, victim: usize, frame: &str) {
+        self.notice_of(conversation, Some(asker), Some(victim), frame);
+    }
+
+    fn notice_of(&mut self, conversation: &str, asker: Option<usize>, device: Option<usize>, frame: &str) {
         let record = Record {
             version: 1,
             kind: Kind::Notice.into(),
+            from: asker.map(|d| self.devices[d].sender()),
             origin: device.map(|d| Origin {
                 node: self.devices[d].node,
                 connection: self.devices[d].connection,

@@ -9,7 +9,7 @@ use wire::{ClientId, CloseCode, ErrorCode, User};
 use super::{Connected, REFUSALS};
 use crate::body::{self, BodyError};
 use crate::rights::{Claims, Need, Verb, need};
-use crate::steps::{NewAct, NewRecord, Quota, Step, error_frame};
+use crate::steps::{NewAct, NewRecord, Off, Quota, Step, Switch, error_frame};
 
 impl Connected {
     /// Anything came from the client, a pong or ping included. False if it sends too many and must be closed.
@@ -35,6 +35,10 @@ impl Connected {
     ) -> Step<'a> {
         if self.closing.is_some() {
             return Step::Nothing;
+        }
+        if self.is_expired(now_ms) {
+            self.close(CloseCode::TokenExpired);
+            return Step::Close(CloseCode::TokenExpired);
         }
         self.heard_at_ms = now_ms;
         let granted = self.frames.take(now_ms, 1, self.limits.frames);
@@ -62,8 +66,8 @@ impl Connected {
             ClientFrame::Send(send) => self.handle_send(now_ms, send, quota),
             ClientFrame::Ack(ack) => self.handle_ack(&ack),
             ClientFrame::Act(act) => self.handle_act(now_ms, *act, quota),
-            ClientFrame::Typing(typing) => self.handle_typing(&typing),
-            ClientFrame::Status(status) => self.handle_status(&status),
+            ClientFrame::Typing(typing) => self.handle_typing(&typing, quota),
+            ClientFrame::Status(status) => self.handle_status(&status, quota),
             ClientFrame::Refresh(refresh) => Step::Refresh { token: refresh.token },
             ClientFrame::Ping(_) => Step::Answer(ServerFrame::Pong(frames::Empty {}).encode()),
             ClientFrame::Connect(_) => self.bad_frame(now_ms, "this connection is connected already"),
@@ -91,6 +95,9 @@ impl Connected {
             return refuse_body(&id, e);
         }
         let customer = self.role == Role::Customer;
+        if customer && let Err(step) = self.may_open(&id, &conversation, quota) {
+            return step;
+        }
         self.numbered(now_ms, id, conversation, ("message", send.body, false, customer), quota)
     }
 
@@ -158,6 +165,11 @@ impl Connected {
             Verb::Note => self.numbered(now_ms, id, conversation, ("note", value, true, false), quota),
             Verb::Recall => self.numbered(now_ms, id, conversation, ("recall", value, false, false), quota),
             _ => {
+                if verb == Verb::Request
+                    && let Err(step) = self.may_open(&id, &conversation, quota)
+                {
+                    return step;
+                }
                 let seen_seq = self.seen_seq(verb, &conversation);
                 self.for_desk(
                     Some(id),
@@ -181,7 +193,7 @@ impl Connected {
         }
     }
 
-    fn handle_status<'a>(&mut self, status: &frames::Status<'_>) -> Step<'a> {
+    fn handle_status<'a>(&mut self, status: &frames::Status<'_>, quota: &dyn Quota) -> Step<'a> {
         let id = match status.id.as_deref().map(ClientId::new).transpose() {
             Ok(id) => id,
             Err(e) => return refuse(None, ErrorCode::BadFrame, &e.to_string(), None),
@@ -189,6 +201,9 @@ impl Connected {
         if need(self.role, Verb::Status) == Need::Never {
             let id = id.as_ref().map(ClientId::as_str);
             return refuse(id, ErrorCode::Forbidden, "only staff have a status", None);
+        }
+        if let Some(off) = quota.switched_off(Switch::Presence) {
+            return degraded(id.as_ref().map(ClientId::as_str), "states cannot be changed now", off);
         }
         let deed = frames::Status {
             id: None,
@@ -238,7 +253,7 @@ impl Connected {
         }
     }
 
-    fn handle_typing<'a>(&mut self, typing: &frames::TypingFrom<'_>) -> Step<'a> {
+    fn handle_typing<'a>(&mut self, typing: &frames::TypingFrom<'_>, quota: &dyn Quota) -> Step<'a> {
         let own = self.role == Role::Customer;
         let conversation = typing
             .conversation
@@ -251,7 +266,10 @@ impl Connected {
             need(self.role, Verb::Typing) == Need::Full && access == Some(Access::Full)
         };
         match (may, User::new(conversation)) {
-            (true, Ok(conversation)) => Step::Typing { conversation },
+            (true, Ok(conversation)) => match quota.switched_off(Switch::Typing) {
+                Some(off) => degraded(None, "typing is not passed on now", off),
+                None => Step::Typing { conversation },
+            },
             _ => Step::Nothing,
         }
     }
@@ -293,16 +311,45 @@ impl Connected {
         }
     }
 
+    /// While new sessions are held off, what would open one is refused; where one is open, everything goes on. Whether one is
+    /// open only the owner knows.
+    fn may_open<'s>(&self, id: &ClientId, conversation: &User, quota: &dyn Quota) -> Result<(), Step<'s>> {
+        match (quota.switched_off(Switch::NewSessions), self.session_open) {
+            (None, _) | (Some(_), Some(true)) => Ok(()),
+            (Some(off), Some(false)) => Err(degraded(Some(id.as_str()), "no new sessions are opened now", off)),
+            (Some(_), None) => Err(Step::Ask {
+                conversation: conversation.clone(),
+                id: id.clone(),
+                needs: Access::None,
+            }),
+        }
+    }
+
     /// What the owner answered about a conversation nobody had told us of.
     pub fn learn(&mut self, conversation: &str, access: Access) {
-        if let Some(place) = self.places.entry(&self.user, conversation) {
-            place.access.get_or_insert(access);
+        // A customer's place is its own, whatever staff may do there.
+        if self.role == Role::Customer {
+            return;
         }
+        if let Some(place) = self.places.entry(&self.user, conversation)
+            && place.access.is_none()
+        {
+            place.access = Some(access);
+            self.learnt = true;
+        }
+    }
+
+    /// Whether a session is open in that conversation, for the frame that is handed in again.
+    pub fn learn_open(&mut self, open: bool) {
+        self.session_open = Some(open);
     }
 
     /// Forgets what was learnt by asking: it counts for the frame that asked, and the owner is asked again for the next one.
     pub fn unlearn(&mut self, conversation: &str) {
-        self.places.forget(conversation);
+        self.session_open = None;
+        if std::mem::take(&mut self.learnt) {
+            self.places.forget(conversation);
+        }
     }
 
     /// A token that was verified again. It keeps tenant, user and role, or it counts for nothing.
@@ -317,6 +364,10 @@ impl Connected {
 
 fn refuse<'a>(id: Option<&str>, code: ErrorCode, message: &str, retry_after_ms: Option<u64>) -> Step<'a> {
     Step::Answer(error_frame(id, code, message, retry_after_ms))
+}
+
+fn degraded<'a>(id: Option<&str>, message: &str, off: Off) -> Step<'a> {
+    refuse(id, ErrorCode::Degraded, message, off.retry_after_ms)
 }
 
 fn refuse_body<'a>(id: &ClientId, error: BodyError) -> Step<'a> {

@@ -1,0 +1,158 @@
+//! Two nodes on a real Kafka and a real CQL server: frames of a stream on one, posted to the other; and that naming a session is no
+//! proof. Needs `SWITCHBOARD_TEST_KAFKA` and `SWITCHBOARD_TEST_CQL` (host:port); without them it says so and tests nothing.
+
+use client::{Incoming, Transport};
+use serde_json::{Value, json};
+
+use crate::house::{House, SECRET, binary, free_port, token};
+use crate::person::{Hello, Person, url};
+
+fn config(kafka: &str, cql: &str, lane: &str) -> String {
+    format!(
+        r#"
+lane = "{lane}"
+dev = true
+partitions = 3
+replication = 1
+[log]
+kind = "kafka"
+brokers = ["{kafka}"]
+[store]
+kind = "cql"
+nodes = ["{cql}"]
+keyspace = "{lane}"
+replication = 1
+[[tenants.demo.keys]]
+kid = "dev"
+alg = "HS256"
+secret = "{SECRET}"
+[[tenants.other.keys]]
+kid = "dev"
+alg = "HS256"
+secret = "{SECRET}"
+"#
+    )
+}
+
+/// Posts one frame; its answers.
+async fn post(house: &House, token: &str, session: &str, frame: Value) -> Value {
+    let body = json!({"session": session, "frames": [frame]}).to_string();
+    let request = reqwest::Client::new().post(format!("http://127.0.0.1:{}/v1/frames", house.ws));
+    let response = request.bearer_auth(token).body(body).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    response.json().await.unwrap()
+}
+
+#[tokio::test]
+async fn frames_go_up_by_another_node_than_the_stream_comes_down() {
+    if binary().is_none() {
+        return;
+    }
+    let (Ok(kafka), Ok(cql)) = (
+        std::env::var("SWITCHBOARD_TEST_KAFKA"),
+        std::env::var("SWITCHBOARD_TEST_CQL"),
+    ) else {
+        println!("SKIPPED: SWITCHBOARD_TEST_KAFKA and SWITCHBOARD_TEST_CQL are not set");
+        return;
+    };
+    let lane = format!("edge{}", std::process::id());
+    // `dev` makes topics and tables, and stays as the worker; the nodes join its lane.
+    let link = format!("127.0.0.1:{}", free_port());
+    let mut worker = House::dev(
+        &[
+            ("lane", &lane),
+            ("store.keyspace", &lane),
+            ("partitions", "3"),
+            ("log.kind", "kafka"),
+            ("log.brokers", &format!("[\"{kafka}\"]")),
+            ("store.kind", "cql"),
+            ("store.nodes", &format!("[\"{cql}\"]")),
+            ("link.listen", &link),
+        ],
+        &[],
+    );
+    worker.ready().await;
+    let config = config(&kafka, &cql, &lane);
+    let mut nodes = [
+        House::serve("ingress", &config, &[]),
+        House::serve("ingress", &config, &[]),
+    ];
+    for node in &mut nodes {
+        node.ready().await;
+    }
+    let [home, other] = &nodes;
+    for way in [Transport::Events, Transport::LongPoll] {
+        let (customer, agent) = (format!("alice-{way:?}"), format!("bo-{way:?}"));
+        let mut bo = Person::connect(other, Transport::WebSocket, "agent", &agent, Hello::default());
+        bo.available().await;
+        let mut alice = Person::connect(home, way, "customer", &customer, Hello::default());
+        alice.begun().await;
+        alice.request(&agent).await;
+        alice.active_with(&agent).await;
+        bo.active_with(&agent).await;
+
+        // Her message by the other node: `sent` in the answer, its place on her stream, the event at the agent.
+        let mine = token(&customer, "customer");
+        let send = json!({"send":{"id":"by-the-other","body":{"text":"by the other"}}});
+        let answers = post(other, &mine, &alice.session, send).await;
+        assert_eq!(answers, json!([{"sent":{"id":"by-the-other"}}]));
+        let placed = alice
+            .until(
+                "its place",
+                |i| matches!(i, Incoming::Placed { id, .. } if id == "by-the-other"),
+            )
+            .await;
+        let Incoming::Placed { seq, .. } = placed else {
+            unreachable!()
+        };
+        assert_eq!(bo.hears("by the other").await, seq);
+        // The agent's answer, and her ack by the other node: the receipt comes.
+        let answered = bo.say(Some(&customer), "heard").await;
+        alice.hears("heard").await;
+        post(
+            other,
+            &mine,
+            &alice.session,
+            json!({"ack":{"recv":answered,"read":answered}}),
+        )
+        .await;
+        bo.until(
+            "the receipt",
+            |i| matches!(i, Incoming::Receipt { read, .. } if *read >= answered),
+        )
+        .await;
+        // Typing, too.
+        post(other, &mine, &alice.session, json!({"typing":{}})).await;
+        bo.until("typing", |i| matches!(i, Incoming::Typing { .. })).await;
+        // The answer of an act goes to her stream.
+        let act = json!({"act":{"id":"asked-again","request":{"agent":agent,"only":true}}});
+        post(other, &mine, &alice.session, act).await;
+        alice
+            .until("done", |i| matches!(i, Incoming::Done { id } if id == "asked-again"))
+            .await;
+
+        // Somebody else names her session: nothing of it reaches her, and nothing is acked for her.
+        let stranger = token(&format!("mallory-{way:?}"), "customer");
+        for frame in [
+            json!({"send":{"id":"forged","body":{"text":"forged"}}}),
+            json!({"act":{"id":"forged","request":{}}}),
+            json!({"act":{"id":"forged","rate":{"stars":5}}}),
+            json!({"typing":{"conversation":customer}}),
+        ] {
+            post(other, &stranger, &alice.session, frame).await;
+        }
+        let last = bo.say(Some(&customer), "after the stranger").await;
+        let mut forged = 0;
+        alice
+            .until("the agent", |i| {
+                forged += u32::from(format!("{i:?}").contains("forged"));
+                matches!(i, Incoming::Event(e) if e.seq == last)
+            })
+            .await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        alice.say(None, "flush").await;
+        assert_eq!(forged, 0, "{way:?}");
+        assert!(!format!("{:?}", alice.heard).contains("forged"), "{way:?}");
+    }
+    let _ = url(home, Transport::WebSocket, false);
+}
