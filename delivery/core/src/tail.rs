@@ -130,6 +130,7 @@ mod tests {
             id: String::new(),
             node: 0,
             connection: 0,
+            from_staff: None,
             received_at_ms: 0,
             staff_only: false,
             changes: false,
