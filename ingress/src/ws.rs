@@ -64,7 +64,13 @@ pub async fn connect(
         .on_upgrade(move |socket| {
             // Not kept inside axum's task: a connection's own task is smaller, and the process knows of it.
             let tasks = node.tasks.clone();
-            let greeting = handshake::run(node, WsStream::new(socket, slot), origin, Transport::WebSocket, deadline);
+            let greeting = handshake::run(
+                node,
+                WsStream::new(socket, slot),
+                origin,
+                Transport::WebSocket,
+                deadline,
+            );
             tasks.spawn(Kind::Background, "handshake", Box::pin(greeting));
             std::future::ready(())
         })
