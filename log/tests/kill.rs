@@ -1,4 +1,5 @@
-//! The embedded log under kill -9 and under a torn journal: what was reported is there, and there are no holes.
+//! The embedded log under kill -9, a torn journal and a damaged one: what was reported is there, there are no holes, and what
+//! cannot be read is told.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +16,6 @@ use wire::{Offset, Partition};
 
 const TOPIC: &str = "messages";
 const PARTITIONS: u32 = 3;
-const ROUNDS: usize = 8;
 const CHILD: &str = "SWITCHBOARD_KILL_CHILD";
 
 fn at(partition: u32) -> TopicPartition {
@@ -139,7 +139,9 @@ fn a_killed_process_loses_nothing_it_reported() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut reported: HashMap<(u32, u64), u64> = HashMap::new();
     let mut first = 0;
-    for round in 0..ROUNDS {
+    // SWITCHBOARD_TEST_KILLS: more of them.
+    let rounds = std::env::var("SWITCHBOARD_TEST_KILLS").map_or(8, |n| n.parse().expect("a number"));
+    for round in 0..rounds {
         let mut child = Command::new(std::env::current_exe().expect("this test"))
             .args(["--exact", "child_that_appends", "--ignored", "--nocapture"])
             .env(CHILD, format!("{}|{first}", dir.path().display()))
@@ -198,36 +200,37 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// A log with so many records, each a batch of its own, closed.
+fn filled(dir: &Path, count: u64) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let log = Embedded::open(dir, EmbeddedOptions::default()).expect("opened");
+        log.create_topics(&[spec()]).await.expect("made");
+        let producer = log.producer().await.expect("a producer");
+        for token in 0..count {
+            let key = Some(Bytes::from_static(b"k"));
+            let partition = Partition((token % 3) as u32);
+            append(&*producer, TOPIC.into(), partition, key, Some(value(token)))
+                .await
+                .expect("appended");
+        }
+        log.close();
+    });
+}
+
+fn journals(dir: &Path) -> Vec<std::path::PathBuf> {
+    let all = std::fs::read_dir(dir.join("db"))
+        .expect("listed")
+        .map(|e| e.expect("listed").path());
+    all.filter(|p| p.extension().is_some_and(|e| e == "jnl")).collect()
+}
+
 /// A power cut may leave any prefix of what was not yet synced: the log then ends earlier, and has no holes.
 #[test]
 fn a_journal_cut_at_any_byte_loses_only_its_end() {
     let dir = tempfile::tempdir().expect("a directory");
     let whole = dir.path().join("whole");
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let log = Embedded::open(&whole, EmbeddedOptions::default()).expect("opened");
-        log.create_topics(&[spec()]).await.expect("made");
-        let producer = log.producer().await.expect("a producer");
-        for token in 0..60u64 {
-            let key = Some(Bytes::from_static(b"k"));
-            append(
-                &*producer,
-                TOPIC.into(),
-                Partition((token % 3) as u32),
-                key,
-                Some(value(token)),
-            )
-            .await
-            .expect("appended");
-        }
-        log.close();
-    });
-    let journals = |dir: &Path| -> Vec<_> {
-        let all = std::fs::read_dir(dir.join("db"))
-            .expect("listed")
-            .map(|e| e.expect("listed").path());
-        all.filter(|p| p.extension().is_some_and(|e| e == "jnl")).collect()
-    };
+    filled(&whole, 60);
     let journal = journals(&whole).pop().expect("a journal");
     let bytes = std::fs::read(&journal).expect("read");
     let written = bytes.iter().rposition(|b| *b != 0).expect("not empty") + 1;
@@ -268,6 +271,62 @@ fn a_journal_cut_at_any_byte_loses_only_its_end() {
         std::fs::remove_dir_all(torn).expect("removed");
     }
     assert!(seen.len() > 3, "the cuts made a difference: {seen:?}");
+}
+
+/// A byte that changes on the disk, in any batch but the last: told at the open, never a silent loss or another text.
+#[test]
+fn a_changed_byte_in_the_journal_is_told_and_what_lies_behind_it_is_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let whole = dir.path().join("whole");
+    filled(&whole, 60);
+    let journal = journals(&whole).pop().expect("a journal");
+    let bytes = std::fs::read(&journal).expect("read");
+    let written = bytes.iter().rposition(|b| *b != 0).expect("not empty") + 1;
+    // Without the room behind it, which would be copied each time.
+    let bytes = bytes[..written].to_vec();
+    std::fs::write(&journal, &bytes).expect("written");
+    let mut seen = std::collections::BTreeMap::<&str, usize>::new();
+    for i in 0..24 {
+        let place = rand::rng().random_range(written / 8..written / 2);
+        let flipped = dir.path().join(format!("flipped-{i}"));
+        copy(&whole, &flipped);
+        let mut changed = bytes.clone();
+        changed[place] ^= 1 << rand::rng().random_range(0..8);
+        std::fs::write(flipped.join("db").join(journal.file_name().expect("named")), changed).expect("written");
+        // fjall asserts in debug builds what a changed length breaks.
+        let opened =
+            std::panic::catch_unwind(|| Embedded::open(&flipped, EmbeddedOptions::default()).map(|log| log.close()));
+        let became = match opened {
+            Err(_) if cfg!(debug_assertions) => "an assertion of fjall",
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(Err(LogError::Failed(why))) if why.contains("is damaged at byte") => {
+                let kept = std::fs::read_dir(&flipped).expect("listed").filter_map(Result::ok);
+                let kept = kept
+                    .filter(|e| e.file_name().to_string_lossy().starts_with("damaged-"))
+                    .count();
+                assert_eq!(kept, 1, "what was cut off is kept");
+                // The next start goes on, with a prefix.
+                let tokens: Vec<u64> = contents(&flipped).into_iter().flatten().collect();
+                assert!(tokens.len() < 60);
+                "damage, told; the next start goes on"
+            }
+            Ok(Err(_)) => "refused by fjall",
+            Ok(Ok(())) => {
+                let count: usize = contents(&flipped).iter().map(Vec::len).sum();
+                assert_eq!(count, 60, "byte {place} of {written} changed: a silent loss");
+                "nothing lost"
+            }
+        };
+        *seen.entry(became).or_default() += 1;
+        std::fs::remove_dir_all(flipped).expect("removed");
+    }
+    println!("{seen:?}");
+    let told: usize = seen
+        .iter()
+        .filter(|(what, _)| **what != "nothing lost")
+        .map(|(_, n)| n)
+        .sum();
+    assert!(told > 12, "{seen:?}");
 }
 
 #[tokio::test]

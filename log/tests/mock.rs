@@ -16,6 +16,8 @@ use wire::{Offset, Partition};
 
 const TOPIC: &str = "messages";
 const SOON: Duration = Duration::from_secs(20);
+/// A call that waited for anything would take longer: reports take up to 3 s. A busy machine may well take this long.
+const A_MOMENT: Duration = Duration::from_millis(1_500);
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -67,37 +69,44 @@ fn label(outcome: &Result<Offset, ProduceError>) -> &'static str {
     }
 }
 
-/// One answer with this code to a record's produce request, and what its sender hears; whatever it was, the next is `sent`.
+/// One answer with this code to a record's produce request, and what its sender hears: without idempotence, and with it.
+/// Whatever it was, the next is `sent`.
 #[tokio::test]
 async fn each_error_code_has_its_outcome_and_the_next_record_is_sent() {
     use RDKafkaRespErr::*;
     let _ = metric("", "");
     let table = [
-        (RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION, "sent"),
-        (RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE, "sent"),
-        (RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT, "sent"),
-        (RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS, "sent"),
-        (RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND, "sent"),
-        (RD_KAFKA_RESP_ERR__TRANSPORT, "sent"),
-        (RD_KAFKA_RESP_ERR_UNKNOWN_PRODUCER_ID, "sent"),
-        (RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "too_large"),
-        // Success, librdkafka says, and names no offset: nobody knows which record that was (gotcha 2).
-        (RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER, "unknown"),
-        (RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER, "unknown"),
-        (RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, "unknown"),
-        (RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "unknown"),
+        (RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION, "sent", "sent"),
+        (RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE, "sent", "sent"),
+        (RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT, "sent", "sent"),
+        (RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS, "sent", "sent"),
+        (RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND, "sent", "sent"),
+        (RD_KAFKA_RESP_ERR__TRANSPORT, "sent", "sent"),
+        (RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "too_large", "too_large"),
+        (RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "unknown", "unknown"),
+        (RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, "unknown", "unknown"),
+        (RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER, "unknown", "unknown"),
+        // Retried with a new epoch, where there is one.
+        (RD_KAFKA_RESP_ERR_UNKNOWN_PRODUCER_ID, "unknown", "sent"),
+        // With idempotence: success, librdkafka says, and names no offset: nobody knows which record that was (gotcha 2).
+        (RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER, "unknown", "unknown"),
     ];
     let mut wrong = Vec::new();
-    for (code, wanted) in table {
-        let cluster = cluster();
-        let producer = kafka(&cluster, |_| {}).producer().await.expect("a producer");
-        let first = say(&*producer, "before").await.expect("sent");
-        cluster.request_errors(RDKafkaApiKey::Produce, &[code]);
-        let outcome = say(&*producer, "hit").await;
-        let next = again(&*producer).await;
-        println!("{code:?}: {outcome:?}, then {next:?}");
-        if label(&outcome) != wanted || next <= first {
-            wrong.push(format!("{code:?}: {outcome:?} where {wanted} was due; then {next}"));
+    for (code, without, with) in table {
+        for (idempotent, wanted) in [(false, without), (true, with)] {
+            let cluster = cluster();
+            let kafka = kafka(&cluster, |options| options.idempotent = idempotent);
+            let producer = kafka.producer().await.expect("a producer");
+            let first = say(&*producer, "before").await.expect("sent");
+            cluster.request_errors(RDKafkaApiKey::Produce, &[code]);
+            let outcome = say(&*producer, "hit").await;
+            let next = again(&*producer).await;
+            println!("{code:?}, idempotence {idempotent}: {outcome:?}, then {next:?}");
+            if label(&outcome) != wanted || next <= first {
+                wrong.push(format!(
+                    "{code:?}, idempotence {idempotent}: {outcome:?} where {wanted} was due; then {next}"
+                ));
+            }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -140,7 +149,8 @@ fn numbered(token: u64, sink: &Arc<Sink>) -> ToProduce {
 async fn a_fatal_error_under_load_replaces_the_producer_and_every_record_gets_one_report() {
     let _ = metric("", "");
     let cluster = cluster();
-    let kafka = kafka(&cluster, |_| {});
+    // Only with idempotence is there a fatal error to be had.
+    let kafka = kafka(&cluster, |options| options.idempotent = true);
     let producer = kafka.producer().await.expect("a producer");
     let replaced = || metric("switchboard_kafka_producer_replaced_total", "");
     let before = replaced();
@@ -148,15 +158,16 @@ async fn a_fatal_error_under_load_replaces_the_producer_and_every_record_gets_on
     let mut taken = 0;
     for token in 0..6_000 {
         if token == 2_000 {
+            // On a busy machine nothing may have been sent yet.
+            while sink.0.lock().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             let fatal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
             cluster.request_errors(RDKafkaApiKey::Produce, &[fatal]);
         }
         let began = Instant::now();
         let result = producer.produce(numbered(token, &sink));
-        assert!(
-            began.elapsed() < Duration::from_millis(200),
-            "the caller waits for nothing"
-        );
+        assert!(began.elapsed() < A_MOMENT, "the caller waits for nothing");
         match result {
             Ok(()) => taken += 1,
             Err(error) => assert!(matches!(error, ProduceError::Unavailable(_)), "{error}"),
@@ -194,30 +205,38 @@ async fn a_full_queue_answers_unavailable_at_once() {
         let kafka = kafka(&cluster, |options| {
             let small = queue.map(|q| ("queue.buffering.max.messages".to_owned(), q.to_owned()));
             options.extra.extend(small);
+            // None of them ends while they are counted.
+            options.produce_timeout_ms = 20_000;
         });
         let producer = kafka.producer().await.expect("a producer");
         say(&*producer, "before").await.expect("sent");
         cluster.broker_down(-1).expect("down");
         let sink = Arc::new(Sink::default());
-        let (mut taken, mut slowest, mut refused) = (0, Duration::ZERO, None);
+        let (mut taken, mut took, mut refused) = (0, Vec::new(), None);
         for token in 0..records_max as u64 + 100 {
             let began = Instant::now();
             match producer.produce(numbered(token, &sink)) {
                 Ok(()) => taken += 1,
-                Err(error) => refused = Some(error),
+                Err(error) => {
+                    refused = Some(error);
+                    took.push(began.elapsed());
+                }
             }
-            slowest = slowest.max(began.elapsed());
         }
-        println!("{taken} taken, the slowest call took {slowest:?}, {refused:?}");
+        took.sort_unstable();
+        // One of them may have met a busy machine; not most of them.
+        let typical = took.get(took.len() / 2).copied().unwrap_or_default();
+        println!("{taken} taken, then a refusal took {typical:?}: {refused:?}");
         assert_eq!(taken, records_max);
         assert!(matches!(refused, Some(ProduceError::Unavailable(_))), "{refused:?}");
         assert!(
-            slowest < Duration::from_millis(250),
-            "{slowest:?}: the event loop was held up"
+            typical < Duration::from_millis(50),
+            "{typical:?}: the event loop was held up"
         );
         cluster.broker_up(-1).expect("up");
         again(&*producer).await;
-        producer.flush(15_000).await;
+        // At the latest when its time is over: what was on its way when the broker went may wait so long.
+        producer.flush(40_000).await;
         assert_eq!(sink.0.lock().len(), taken, "each has its report");
     }
 }

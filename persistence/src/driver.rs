@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::future::{BoxFuture, join_all};
+use futures::future::{BoxFuture, Shared as SharedFuture, join_all};
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use ordered_log::{Assigned, Consumer, ConsumerEvent, Log, LogError, Topic, TopicPartition};
 use parking_lot::Mutex;
 use process::metrics::{
@@ -26,7 +26,7 @@ use crate::error::{Alarm, Error};
 use crate::inbox::Inbox;
 use crate::meters::{Away, GROUP, Meters, now_ms};
 use crate::partition::{Consuming, Progress, Shared, Stopped};
-use crate::write::Patient;
+use crate::write::{Patient, Retry};
 use crate::{LAG_INTERVAL_MS, Options};
 
 /// The persistence role of one process, for one lane.
@@ -65,7 +65,6 @@ impl Service {
         let topic: Topic = self.options.lane_topics.messages().into();
         let group = self.options.lane_topics.persistence_group();
         let shared = self.shared().await?;
-        let other_topic = self.other_topic(&topic).await?;
         let consumer = self.log.consume(&group, &[topic]).await?;
         let alarms = Alarms {
             by_partition: Arc::default(),
@@ -76,7 +75,6 @@ impl Service {
             shared,
             consumer,
             owned: HashMap::new(),
-            other_topic,
             alarms,
         };
         let end = driver.run(&drain).await;
@@ -107,26 +105,35 @@ impl Service {
             recorder: self.options.recorder.clone(),
         }))
     }
+}
 
-    /// The alarm of a topic that was re-made under its epoch.
-    async fn other_topic(&self, topic: &Topic) -> Result<Option<Alarm>, LogError> {
-        let recorded = &self.options.messages_topic_id;
-        if recorded.is_empty() {
-            return Ok(None);
-        }
-        let found = self
-            .log
-            .topic(topic)
-            .await?
-            .ok_or_else(|| LogError::NoTopic(topic.to_string()))?
-            .id;
-        Ok((found != *recorded).then(|| Alarm::OtherTopic {
-            topic: topic.to_string(),
-            found,
-            recorded: recorded.clone(),
-            epoch: self.options.lane_topics.epoch,
-        }))
+/// Whether the topic is still the one its epoch was recorded with; asked once for all partitions of an assignment.
+type SameTopic = SharedFuture<BoxFuture<'static, Result<(), Alarm>>>;
+
+async fn same_topic(log: Arc<dyn Log>, options: Options) -> Result<(), Alarm> {
+    let recorded = options.messages_topic_id;
+    if recorded.is_empty() {
+        return Ok(());
     }
+    let topic = options.lane_topics.messages();
+    let mut retry = Retry::new();
+    let found = loop {
+        match log.topic(&topic).await {
+            Ok(Some(found)) => break found.id,
+            Ok(None) => tracing::warn!(topic, "the topic is gone; looking again"),
+            Err(why) => tracing::warn!(%why, "cannot ask which topic it is; trying again"),
+        }
+        retry.pause().await;
+    };
+    if found == recorded {
+        return Ok(());
+    }
+    Err(Alarm::OtherTopic {
+        topic,
+        found,
+        recorded,
+        epoch: options.lane_topics.epoch,
+    })
 }
 
 struct Driver {
@@ -134,7 +141,6 @@ struct Driver {
     shared: Arc<Shared>,
     consumer: Consumer,
     owned: HashMap<TopicPartition, Owned>,
-    other_topic: Option<Alarm>,
     alarms: Alarms,
 }
 
@@ -164,7 +170,13 @@ impl Driver {
         match event {
             ConsumerEvent::Assigned(partitions) => {
                 rebalanced("assigned");
-                partitions.into_iter().for_each(|assigned| self.own(assigned));
+                // Asked at each assignment: a topic made anew under a running consumer comes back as one, at its start.
+                let same_topic = same_topic(Arc::clone(&self.shared.log), self.options.clone())
+                    .boxed()
+                    .shared();
+                partitions
+                    .into_iter()
+                    .for_each(|assigned| self.own(assigned, same_topic.clone()));
             }
             ConsumerEvent::Records(batch) => {
                 if let Some(owned) = self.owned.get(&batch.at)
@@ -200,7 +212,7 @@ impl Driver {
         None
     }
 
-    fn own(&mut self, assigned: Assigned) {
+    fn own(&mut self, assigned: Assigned, same_topic: SameTopic) {
         let at = assigned.at.clone();
         if let Some(before) = self.owned.remove(&at) {
             before.task.abort();
@@ -234,7 +246,7 @@ impl Driver {
         let life = Life {
             shared: Arc::clone(&self.shared),
             alarms: self.alarms.clone(),
-            other_topic: self.other_topic.clone(),
+            same_topic,
             stop: stop.clone(),
             stopped: Arc::clone(&stopped),
             at: at.clone(),
@@ -355,7 +367,7 @@ impl Alarms {
 struct Life {
     shared: Arc<Shared>,
     alarms: Alarms,
-    other_topic: Option<Alarm>,
+    same_topic: SameTopic,
     stop: CancellationToken,
     stopped: Arc<AtomicBool>,
     at: TopicPartition,
@@ -372,10 +384,10 @@ impl Life {
     ) {
         let reading = Arc::clone(&control);
         let whole = async {
-            if let Some(alarm) = self.other_topic.clone() {
-                return Err(Stopped::Alarm(alarm));
-            }
-            let starting = Consuming::start(Arc::clone(&self.shared), assigned, place, control, inbox, progress);
+            let starting = async {
+                self.same_topic.clone().await?;
+                Consuming::start(Arc::clone(&self.shared), assigned, place, control, inbox, progress).await
+            };
             let Some(consuming) = self.stop.run_until_cancelled(starting).await else {
                 return Ok(None);
             };

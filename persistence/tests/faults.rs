@@ -87,6 +87,7 @@ async fn timeouts_of_unknown_outcome_change_nothing_and_no_commit_is_early() {
     let store = FaultyStore::new();
     store.unknown_every.store(5, Ordering::Relaxed);
     store.slow_ms.store(2, Ordering::Relaxed);
+    store.events_slow_ms.store(80, Ordering::Relaxed);
     let (said, looks) = (Said::default(), Arc::default());
     let watch = tokio::spawn(watch_commits(
         log.clone(),
@@ -121,7 +122,7 @@ async fn timeouts_of_unknown_outcome_change_nothing_and_no_commit_is_early() {
     );
     let looks = looks.load(Ordering::Relaxed);
     println!("{lost} answers lost, {late} writes landed late, {looks} looks at the commits");
-    assert!(lost > 10 && late > 5 && looks > 50, "the faults took effect");
+    assert!(lost > 10 && late > 0 && looks > 50, "the faults took effect");
 
     let faultless = FaultyStore::new();
     set_back(&log).await;
@@ -305,6 +306,7 @@ async fn every_record_is_a_row_a_state_a_repeat_or_a_dead_letter_and_the_metrics
 struct Shrinking {
     log: Arc<EmbeddedLog>,
     shrunk: AtomicBool,
+    has_other_id: AtomicBool,
 }
 
 #[async_trait]
@@ -313,7 +315,11 @@ impl Log for Shrinking {
         self.log.create_topics(topics).await
     }
     async fn topic(&self, name: &str) -> Result<Option<TopicInfo>, LogError> {
-        self.log.topic(name).await
+        let mut found = self.log.topic(name).await?;
+        if let Some(topic) = found.as_mut().filter(|_| self.has_other_id.load(Ordering::Relaxed)) {
+            topic.id = "another".into();
+        }
+        Ok(found)
     }
     async fn producer(&self) -> Result<Arc<dyn Producer>, LogError> {
         self.log.producer().await
@@ -357,6 +363,7 @@ async fn a_log_that_ends_below_what_is_committed_stops_the_partition_with_an_ala
     let shrinking = Arc::new(Shrinking {
         log: log.clone(),
         shrunk: AtomicBool::new(false),
+        has_other_id: AtomicBool::new(false),
     });
     let running = Running::start_on(shrinking.clone(), store.clone());
     let (partition, _) = say(&log, "alice", &message(true, "alice", "1", "hello")).await;
@@ -371,6 +378,43 @@ async fn a_log_that_ends_below_what_is_committed_stops_the_partition_with_an_ala
     until("the partition stops", || stopped() == 1).await;
     let why = running.health.troubles();
     assert!(why.iter().any(|(_, why)| why.contains("is not in the log")), "{why:?}");
+    say(&log, "alice", &message(true, "alice", "2", "in another log")).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(store.rows.lock().entries("alice").len(), 1);
+    running.stop().await;
+}
+
+/// F47, as Kafka shows it to a running consumer: the partition is lost and comes back, without a committed offset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_made_anew_under_a_running_consumer_is_not_folded_under_the_old_epoch() {
+    let _alone = ALONE.lock().await;
+    let _ = metric("");
+    let log = a_log().await;
+    let store = FaultyStore::new();
+    let id = log.topic(&topics().messages()).await.unwrap().unwrap().id;
+    let other = Arc::new(Shrinking {
+        log: log.clone(),
+        shrunk: AtomicBool::new(false),
+        has_other_id: AtomicBool::new(false),
+    });
+    let running = Running::start_with(other.clone(), store.clone(), |options| options.messages_topic_id = id);
+    say(&log, "alice", &message(true, "alice", "1", "hello")).await;
+    until_committed(&log).await;
+    other.has_other_id.store(true, Ordering::Relaxed);
+    // Somebody joins and leaves: everything is assigned anew.
+    let mut passer_by = log
+        .consume(&topics().persistence_group(), &[topics().messages().into()])
+        .await
+        .unwrap();
+    while !matches!(
+        passer_by.events.recv().await,
+        Some(ordered_log::ConsumerEvent::Assigned(_))
+    ) {}
+    passer_by.control.close().await;
+    let stopped = || sum("switchboard_partition_stopped", &[r#"group="persistence""#]);
+    until("every partition stops", || stopped() == u64::from(PARTITIONS)).await;
+    let why = running.health.troubles();
+    assert!(why.iter().any(|(_, why)| why.contains("needs a new epoch")), "{why:?}");
     say(&log, "alice", &message(true, "alice", "2", "in another log")).await;
     sleep(Duration::from_millis(300)).await;
     assert_eq!(store.rows.lock().entries("alice").len(), 1);

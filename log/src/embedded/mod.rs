@@ -11,6 +11,7 @@
 
 mod chunk;
 mod group;
+mod journal;
 mod member;
 mod partition;
 mod queue;

@@ -7,7 +7,8 @@
 //!   memtable, and an idle partition keeps no memtable of its own that would hold old journals back.
 //! - Keyspace `meta`: topics, starts of trimmed partitions, committed offsets, the start counter.
 //!
-//! The journal is fjall's: a torn batch at its end is cut off at the next open, so a batch is there whole or not at all.
+//! The journal is fjall's: a torn batch at its end is cut off at the next open, so a batch is there whole or not at all; what
+//! is more than that is damage, and refused (see `journal`).
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
@@ -19,6 +20,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, Owne
 use wire::{Offset, Partition};
 
 use super::chunk::{self, ChunkKey, Records};
+use super::journal;
 use super::partition::{Found, Newest, Portion};
 use crate::{Bounds, LogError, LogRecord, TopicPartition};
 
@@ -109,6 +111,7 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(LogError::Locked(dir.display().to_string())),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
+        let journals = journal::journals(&dir.join("db")).map_err(failed)?;
         let db = Database::builder(dir.join("db"))
             .worker_threads(2)
             .cache_size(CACHE_BYTES)
@@ -118,6 +121,12 @@ impl Store {
                 fjall::Error::Locked => LogError::Locked(dir.display().to_string()),
                 error => failed(error),
             })?;
+        for journal in journals {
+            if let Some(damage) = journal.damage(dir).map_err(failed)? {
+                tracing::error!("{damage}");
+                return Err(LogError::Failed(damage));
+            }
+        }
         let records = db
             .keyspace("records", || {
                 KeyspaceCreateOptions::default()

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use process::metrics::{
     Counter, Gauge, Histogram, KAFKA_ERRORS_TOTAL, KAFKA_PRODUCER_REPLACED_TOTAL, LOG_APPEND_SECONDS,
-    LOG_APPENDED_TOTAL, LOG_PRODUCE_ERRORS_TOTAL, PRODUCE_IN_FLIGHT,
+    LOG_APPENDED_TOTAL, PRODUCE_IN_FLIGHT,
 };
 use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
@@ -28,6 +28,7 @@ use wire::limits::{PRODUCE_IN_FLIGHT_BYTES_MAX, PRODUCE_IN_FLIGHT_MAX};
 
 use super::wake::Wake;
 use super::{InFlight, KafkaOptions, code_of, settings, unavailable};
+use crate::record::{bytes_of, count_errors};
 use crate::sinks::Sinks;
 use crate::{Appended, LogError, ProduceError, Producer, Reports, ToProduce, TopicPartition};
 
@@ -147,7 +148,7 @@ impl Flight {
                 self.appended.increment(1);
                 self.append_seconds.record(pending.handed_over.elapsed().as_secs_f64());
             }
-            Err(error) => count_error(error),
+            Err(error) => count_errors("kafka", error, 1),
         }
         pending.reports.report(pending.token, outcome);
         self.unflushed.lock().add(pending.reports);
@@ -158,17 +159,6 @@ impl Flight {
     fn flush_sinks(&self) {
         self.unflushed.lock().flush();
     }
-}
-
-fn count_error(error: &ProduceError) {
-    let outcome = match error {
-        ProduceError::Unavailable(_) => "unavailable",
-        ProduceError::Unknown(_) => "unknown",
-        ProduceError::TooLarge => "too_large",
-    };
-    LOG_PRODUCE_ERRORS_TOTAL
-        .with(&[("log", "kafka"), ("outcome", outcome)])
-        .increment(1);
 }
 
 impl KafkaProducer {
@@ -299,6 +289,21 @@ fn owned_headers(headers: &[(String, bytes::Bytes)]) -> OwnedHeaders {
 #[async_trait]
 impl Producer for KafkaProducer {
     fn produce(&self, record: ToProduce) -> Result<(), ProduceError> {
+        self.hand_over(record)
+            .inspect_err(|error| count_errors("kafka", error, 1))
+    }
+
+    async fn flush(&self, deadline_ms: u64) {
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(deadline_ms);
+        while self.inner.flight.records.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl KafkaProducer {
+    fn hand_over(&self, record: ToProduce) -> Result<(), ProduceError> {
+        let bytes = bytes_of(&record)? + RECORD_OVERHEAD_BYTES;
         let ToProduce {
             topic,
             partition,
@@ -309,19 +314,11 @@ impl Producer for KafkaProducer {
             reports,
         } = record;
         let flight = &self.inner.flight;
-        let bytes = key.as_ref().map_or(0, |k| k.len()) + value.as_ref().map_or(0, |v| v.len()) + RECORD_OVERHEAD_BYTES;
-        let refuse = |error: ProduceError| {
-            count_error(&error);
-            Err(error)
-        };
-        if bytes > settings::LOG_RECORD_BYTES_MAX + RECORD_OVERHEAD_BYTES {
-            return refuse(ProduceError::TooLarge);
-        }
         if flight.fatal.load(Ordering::Acquire) {
-            return refuse(ProduceError::Unavailable("the Kafka producer is being replaced".into()));
+            return Err(ProduceError::Unavailable("the Kafka producer is being replaced".into()));
         }
         if !flight.take(bytes) {
-            return refuse(ProduceError::Unavailable("too many records wait for Kafka".into()));
+            return Err(ProduceError::Unavailable("too many records wait for Kafka".into()));
         }
         let at = TopicPartition { topic, partition };
         let pending = Box::new(Pending {
@@ -341,7 +338,7 @@ impl Producer for KafkaProducer {
         let refused = self.inner.current.read().send(sent).err();
         let Some((error, _)) = refused else { return Ok(()) };
         flight.release(bytes);
-        refuse(match code_of(&error) {
+        Err(match code_of(&error) {
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => ProduceError::TooLarge,
             Some(RDKafkaErrorCode::Fatal) => {
                 flight.fatal.store(true, Ordering::Release);
@@ -350,12 +347,5 @@ impl Producer for KafkaProducer {
             }
             _ => ProduceError::Unavailable(error.to_string()),
         })
-    }
-
-    async fn flush(&self, deadline_ms: u64) {
-        let deadline = tokio::time::Instant::now() + Duration::from_millis(deadline_ms);
-        while self.inner.flight.records.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
     }
 }

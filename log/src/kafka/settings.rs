@@ -5,9 +5,7 @@ use wire::limits::{PRODUCE_IN_FLIGHT_BYTES_MAX, PRODUCE_IN_FLIGHT_MAX};
 use wire::topics::LaneTopics;
 
 use super::KafkaOptions;
-
-/// The largest record, as a topic's `max.message.bytes` is by default.
-pub(super) const LOG_RECORD_BYTES_MAX: usize = 1_048_588;
+use crate::record::LOG_RECORD_BYTES_MAX;
 
 fn client(options: &KafkaOptions) -> ClientConfig {
     let mut config = ClientConfig::new();

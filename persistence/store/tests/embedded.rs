@@ -96,6 +96,8 @@ async fn what_is_over_is_removed_and_nothing_brings_it_back() {
         .await
         .unwrap();
     store.write(said("keeps", "everybody", 1..=9, 1_000_000)).await.unwrap();
+    // The last conversation of the table.
+    store.write(said("zz", "silent", 1..=3, 1_000_000)).await.unwrap();
     assert_eq!(store.sweep().await.unwrap(), 0);
     clock.fetch_add(900_000, Ordering::Relaxed);
     store
@@ -103,9 +105,9 @@ async fn what_is_over_is_removed_and_nothing_brings_it_back() {
         .await
         .unwrap();
     clock.fetch_add(200_000, Ordering::Relaxed);
-    // 5,000 of alice, two of her neighbour's go and the third leaves its place.
-    assert_eq!(store.sweep().await.unwrap(), 5_003);
-    assert_eq!(store.digest().await.unwrap().rows("events"), 4 + 1 + 9);
+    // 5,000 of alice go, and two each of those who fell silent; the third leaves its place.
+    assert_eq!(store.sweep().await.unwrap(), 5_006);
+    assert_eq!(store.digest().await.unwrap().rows("events"), 4 + 1 + 9 + 1);
     assert_eq!(store.sweep().await.unwrap(), 0, "once is enough");
     let digest = store.digest().await.unwrap();
     store.write(old).await.unwrap();
@@ -116,6 +118,7 @@ async fn what_is_over_is_removed_and_nothing_brings_it_back() {
         ("demo", "alice", 4, 5_004),
         ("demo", "alice-neighbour", 0, 3),
         ("keeps", "everybody", 9, 9),
+        ("zz", "silent", 0, 3),
     ] {
         let key = ConversationKey::new(Tenant::new(tenant).unwrap(), User::new(customer).unwrap());
         let page = store.page(&key, PageRange::After(Seq(0)), 100).await.unwrap();

@@ -210,6 +210,8 @@ pub struct FaultyStore {
     /// Of so many operations one is carried out and its answer is lost, and one of the writes is carried out much later; 0: none.
     pub unknown_every: AtomicU64,
     pub slow_ms: AtomicU64,
+    /// So much slower are writes of events: what is written after them, and must stand after them, could overtake.
+    pub events_slow_ms: AtomicU64,
     /// Writes on their way although their senders gave them up.
     pub late: Mutex<Vec<PartitionWrite>>,
     pub lost_answers: AtomicU64,
@@ -290,6 +292,10 @@ impl History for FaultyStore {
             if batch.conversations.iter().flat_map(|c| &c.events).any(refused) {
                 return Err(StoreError::Refused("too strange".into()));
             }
+        }
+        let events_slow_ms = self.events_slow_ms.load(Ordering::Relaxed);
+        if events_slow_ms > 0 && batch.conversations.iter().any(|c| !c.events.is_empty()) {
+            tokio::time::sleep(std::time::Duration::from_millis(events_slow_ms)).await;
         }
         let timed_out = || Err(StoreError::Unavailable("no answer in time".into()));
         match self.luck().await {

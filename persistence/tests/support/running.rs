@@ -52,12 +52,17 @@ impl Running {
     }
 
     pub fn start_on(log: Arc<dyn Log>, store: Arc<dyn History>) -> Self {
+        Self::start_with(log, store, |_| {})
+    }
+
+    pub fn start_with(log: Arc<dyn Log>, store: Arc<dyn History>, change: impl FnOnce(&mut Options)) -> Self {
         let tasks = Tasks::new(Drain::new(Duration::from_secs(10)));
         let health = Health::new();
-        let options = Options {
+        let mut options = Options {
             commit_interval_ms: 30,
             ..Options::new(topics(), tasks.clone(), health.clone())
         };
+        change(&mut options);
         let service = Service::new(options, log, store);
         tasks.spawn(Kind::Essential, "persistence", service.run(tasks.drain().clone()));
         Self { tasks, health }
