@@ -44,7 +44,8 @@ pub(super) fn producing(options: &KafkaOptions) -> ClientConfig {
         // out; and frozen brokers leave gaps (gotcha 2). Without it a retried request may be in the log twice: the fold drops
         // repeats, and a client keeps fewer sends unconfirmed than its window is wide.
         .set("enable.idempotence", options.idempotent.to_string())
-        .set("max.in.flight.requests.per.connection", "5")
+        // One at a time: a retry cannot overtake what was sent behind it, and batches grow while it is under way.
+        .set("max.in.flight.requests.per.connection", "1")
         .set("message.timeout.ms", options.produce_timeout_ms.to_string())
         .set("linger.ms", options.linger_ms.to_string())
         .set("retry.backoff.ms", "50")
