@@ -360,8 +360,8 @@ async fn an_agent_is_registered_everywhere_and_the_owner_says_where_it_may_speak
     bo.send(json!({"ping":{}})).await;
     assert_eq!(
         bo.recv().await["error"]["code"],
-        "unavailable",
-        "nobody answered for a second"
+        "not_assigned",
+        "nobody answered for a second, and the conversation's row knows nothing of this agent"
     );
     assert_eq!(bo.recv().await, json!({"pong":{}}), "what came behind it was not lost");
     assert_eq!(node.log.messages().len(), 1);

@@ -331,22 +331,29 @@ async fn a_partition_that_stands_still_is_seen_and_revived() {
         assert!(Instant::now() < deadline, "nothing came");
     }
     let gone = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE; 1];
-    cluster.request_errors(RDKafkaApiKey::Fetch, &gone);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    say(&*producer, "1").await.expect("sent");
-    let (deadline, began) = (Instant::now() + SOON, Instant::now());
     let mut was_seen = false;
-    while step(&mut consumer, Duration::from_millis(20)).await < 2 {
-        was_seen |= stalled() == 1.0;
-        assert!(Instant::now() < deadline, "it was not revived; seen: {was_seen}");
+    // The injected answer may meet a fetch that librdkafka throws away; then nothing stands still, and it is tried again.
+    for round in 1..=6 {
+        cluster.request_errors(RDKafkaApiKey::Fetch, &gone);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        say(&*producer, "1").await.expect("sent");
+        let (deadline, began) = (Instant::now() + SOON, Instant::now());
+        while step(&mut consumer, Duration::from_millis(20)).await < 1 + round {
+            was_seen |= stalled() == 1.0;
+            assert!(Instant::now() < deadline, "it was not revived; seen: {was_seen}");
+        }
+        if was_seen {
+            println!("revived after {:?} in round {round}", began.elapsed());
+            break;
+        }
     }
-    println!("revived after {:?}", began.elapsed());
     assert!(was_seen, "the gauge showed it");
     let deadline = Instant::now() + SOON;
     while stalled() != 0.0 {
         assert!(Instant::now() < deadline, "the gauge stayed");
         step(&mut consumer, Duration::from_millis(50)).await;
     }
-    assert_eq!(got, [Offset(0), Offset(1)]);
+    let all: Vec<Offset> = (0..got.len() as u64).map(Offset).collect();
+    assert_eq!(got, all, "each once, in order");
     consumer.control.close().await;
 }

@@ -53,11 +53,6 @@ impl LaneTopics {
         self.name("persistence")
     }
 
-    /// Whether a group's members may wait until there is something worth reading: nobody waits for them.
-    pub fn may_gather(group: &str) -> bool {
-        group.rsplit('.').nth(1) == Some("persistence")
-    }
-
     /// Consumer group of the desks.
     pub fn desk_group(&self) -> String {
         self.name("desk")
@@ -103,18 +98,6 @@ mod tests {
     }
 
     const FIXED: [u32; 4] = [7, 11, 7, 3];
-
-    #[test]
-    fn only_persistence_may_gather() {
-        let lane = LaneTopics {
-            lane: Lane::new("persistence").unwrap(),
-            epoch: Epoch(1),
-            partitions: 12,
-        };
-        assert!(LaneTopics::may_gather(&lane.persistence_group()));
-        assert!(!LaneTopics::may_gather(&lane.delivery_group()));
-        assert!(!LaneTopics::may_gather(&lane.desk_group()));
-    }
 
     #[test]
     fn keys_spread_evenly() {

@@ -2,7 +2,6 @@
 
 use rdkafka::ClientConfig;
 use wire::limits::{PRODUCE_IN_FLIGHT_BYTES_MAX, PRODUCE_IN_FLIGHT_MAX};
-use wire::topics::LaneTopics;
 
 use super::KafkaOptions;
 use crate::record::LOG_RECORD_BYTES_MAX;
@@ -44,8 +43,9 @@ pub(super) fn producing(options: &KafkaOptions) -> ClientConfig {
         // out; and frozen brokers leave gaps (gotcha 2). Without it a retried request may be in the log twice: the fold drops
         // repeats, and a client keeps fewer sends unconfirmed than its window is wide.
         .set("enable.idempotence", options.idempotent.to_string())
-        // One at a time: a retry cannot overtake what was sent behind it, and batches grow while it is under way.
-        .set("max.in.flight.requests.per.connection", "1")
+        // With one, a broker's partitions would wait for each other. With more, a retry may overtake: of sends that nobody has
+        // got a `sent` for yet.
+        .set("max.in.flight.requests.per.connection", "5")
         .set("message.timeout.ms", options.produce_timeout_ms.to_string())
         .set("linger.ms", options.linger_ms.to_string())
         .set("retry.backoff.ms", "50")
@@ -92,10 +92,6 @@ pub(super) fn member(options: &KafkaOptions, group: &str) -> ClientConfig {
         // A member hears of a rebalance with its next heartbeat: this is what a hand-over waits for.
         .set("heartbeat.interval.ms", (options.session_timeout_ms / 12).to_string())
         .set("max.poll.interval.ms", options.poll_interval_max_ms.to_string());
-    if LaneTopics::may_gather(group) {
-        // At a few hundred records a second, an answer for each would cost the broker as much as taking them in.
-        config.set("fetch.min.bytes", "32768").set("fetch.wait.max.ms", "100");
-    }
     put_extra(config, options)
 }
 

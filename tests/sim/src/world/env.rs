@@ -262,6 +262,10 @@ impl Env {
         if self.plan.until(self.now_us, |f| *f == Fault::StoreDown).is_some() {
             return None;
         }
+        if until <= after {
+            // Pushed meanwhile: nothing is left to read.
+            return Some(Vec::new());
+        }
         let named = |key: &&wire::ConversationKey| key.tenant.as_str() == tenant && key.customer.as_str() == customer;
         let key = self.store.all.keys().find(named)?;
         let rows = self.store.all.get(key)?.rows.range(after + 1..until + 1);
