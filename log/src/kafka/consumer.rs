@@ -220,6 +220,7 @@ impl Member {
         match found {
             Ok(committed) => {
                 polled.untold.clear();
+                polled.mended();
                 let shares = untold.into_iter().zip(committed);
                 let shares = shares
                     .map(|(at, committed)| Assigned {
@@ -411,6 +412,11 @@ impl Polled {
         if reading.gather.is_full() {
             reading.close_batch();
         }
+        self.mended();
+    }
+
+    /// A broker answered. Not only records say so: a partition nobody talks in would stay in trouble for ever.
+    fn mended(&mut self) {
         if std::mem::take(&mut self.troubled) {
             self.news.push_back(ConsumerEvent::Trouble(None));
         }
