@@ -24,6 +24,8 @@ pub struct Person {
     /// The events heard, in order.
     pub heard: Vec<Event>,
     pub session: String,
+    /// The state and agent it was told last.
+    standing: Option<(ConversationState, Option<String>)>,
 }
 
 /// The node's URL for this transport.
@@ -68,6 +70,7 @@ impl Person {
             incoming,
             heard: Vec::new(),
             session: String::new(),
+            standing: None,
         }
     }
 
@@ -82,6 +85,9 @@ impl Person {
                 }
                 if let Incoming::Connected { session, .. } = &incoming {
                     self.session.clone_from(session);
+                }
+                if let Incoming::Conversation { state, agent, .. } = &incoming {
+                    self.standing = Some((*state, agent.clone()));
                 }
                 if is(&incoming) {
                     return incoming;
@@ -112,6 +118,10 @@ impl Person {
     }
 
     pub async fn active_with(&mut self, agent: &str) {
+        // It may have been told while something else was waited for.
+        if self.standing == Some((ConversationState::Active, Some(agent.to_owned()))) {
+            return;
+        }
         self.until("an agent", |i| {
             matches!(i, Incoming::Conversation { state: ConversationState::Active, agent: Some(a), .. } if a == agent)
         })
