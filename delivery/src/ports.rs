@@ -166,3 +166,38 @@ impl Ports {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ports with one link whose node says nothing, beaten every 50 ms over the given stretch; the times at which it was blamed.
+    fn blamed(from_ms: u64, stretches: &[(u64, u64)]) -> Vec<u64> {
+        let mut ports = Ports::default();
+        let (_to_worker, incoming) = mpsc::channel(4);
+        let (outgoing, _from_worker) = mpsc::channel(64);
+        ports.open(from_ms, NewLink { incoming, outgoing });
+        let mut blamed = Vec::new();
+        for &(from, until) in stretches {
+            for now in (from..until).step_by(50) {
+                if !ports.beat(now).is_empty() {
+                    blamed.push(now);
+                }
+            }
+        }
+        blamed
+    }
+
+    #[test]
+    fn a_silent_node_is_blamed_and_who_stood_still_blames_nobody_for_that_time() {
+        const T: u64 = limits::LINK_TIMEOUT_MS;
+        let began = 1_000_000;
+        let silent = blamed(began, &[(began, began + T + 100)]);
+        assert_eq!(silent.first(), Some(&(began + T)));
+        // For ten timeouts nobody here ran: only what was heard in our own time counts.
+        let woke = began + 1_000 + 10 * T;
+        let stood = blamed(began, &[(began, began + 1_000), (woke, woke + T)]);
+        assert!(stood.iter().all(|at| *at >= woke + T - 1_100), "{stood:?}");
+        assert!(!stood.is_empty(), "silent all the same, it is blamed in the end");
+    }
+}

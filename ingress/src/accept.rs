@@ -37,18 +37,38 @@ const ACCEPT_AGAIN_MS: u64 = 50;
 /// hyper's read buffer: the headers of a request must fit.
 const HEADERS_MAX: usize = 100;
 
-/// Accepts until the drain begins. Over HTTP a proxy names the clients it speaks for. A spare descriptor lets us tell a peer "no" even when all others are used.
-pub async fn accept_loop<F, T>(node: Arc<Node>, listener: TcpListener, drain: Drain, name: &'static str, serve: F)
+/// What is spoken on a listener.
+#[derive(Clone, Copy)]
+pub enum Spoken {
+    Http,
+    Tcp,
+}
+
+impl Spoken {
+    fn name(self) -> &'static str {
+        match self {
+            Spoken::Http => "http",
+            Spoken::Tcp => "tcp",
+        }
+    }
+
+    /// Over HTTP a proxy names the clients it speaks for, request by request.
+    fn names_clients(self) -> bool {
+        matches!(self, Spoken::Http)
+    }
+}
+
+/// Accepts until the drain begins. A spare descriptor lets us tell a peer "no" even when all others are used.
+pub async fn accept_loop<F, T>(node: Arc<Node>, listener: TcpListener, drain: Drain, spoken: Spoken, serve: F)
 where
     F: Fn(Arc<Node>, TcpStream, Accepted) -> T,
     T: Future<Output = ()> + Send + 'static,
 {
-    let names_clients = name == "http";
     let mut spare = File::open("/dev/null").ok();
     while let Some(accepted) = drain.unless_started(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
-                let Ok(slot) = node.addresses.enter_socket(peer.ip(), names_clients) else {
+                let Ok(slot) = node.addresses.enter_socket(peer.ip(), spoken.names_clients()) else {
                     continue;
                 };
                 // Small frames must not wait for each other's acknowledgements.
@@ -62,7 +82,7 @@ where
                 };
                 node.tasks.spawn(
                     Kind::Background,
-                    name,
+                    spoken.name(),
                     Box::pin(serve(Arc::clone(&node), stream, accepted)),
                 );
             }

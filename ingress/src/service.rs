@@ -14,7 +14,7 @@ use store::History;
 use tokio::net::TcpListener;
 use wire::{Epoch, ErrorCode, LaneTopics, NodeId, limits};
 
-use crate::accept::{self, HttpSettings};
+use crate::accept::{self, HttpSettings, Spoken};
 use crate::addresses::Addresses as ClientAddresses;
 use crate::auth::Verifier;
 use crate::error::{Addresses, Error};
@@ -199,12 +199,12 @@ impl Service {
         );
         if let Some((listener, settings)) = self.http {
             let serve = move |node, stream, accepted| accept::serve_http(node, stream, accepted, settings.clone());
-            let accept = accept::accept_loop(Arc::clone(&node), listener, drain.clone(), "http", serve);
+            let accept = accept::accept_loop(Arc::clone(&node), listener, drain.clone(), Spoken::Http, serve);
             tasks.spawn(Kind::Essential, "listen-http", Box::pin(accept));
         }
         if let Some((listener, acceptor)) = self.tcp {
             let serve = move |node, stream, accepted| tcp::serve(node, stream, accepted, acceptor.clone());
-            let accept = accept::accept_loop(Arc::clone(&node), listener, drain.clone(), "tcp", serve);
+            let accept = accept::accept_loop(Arc::clone(&node), listener, drain.clone(), Spoken::Tcp, serve);
             tasks.spawn(Kind::Essential, "listen-tcp", Box::pin(accept));
         }
         drain::run(Arc::clone(&node), drain, self.goaway_batches).await;

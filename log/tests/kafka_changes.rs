@@ -54,6 +54,18 @@ fn broker(test: &str) -> Option<Broker> {
 }
 
 impl Broker {
+    /// A member that has read five records and committed that.
+    async fn five_read_and_committed(&self) -> Consumer {
+        self.say(0..5).await;
+        let (mut consumer, _) = self.join(2).await;
+        let control = &consumer.control;
+        control.start(&self.at(0), Offset::ZERO).await.expect("started");
+        take(&mut consumer, 5).await;
+        let committed = consumer.control.commit(vec![(self.at(0), Offset(5))]).await;
+        committed.expect("committed");
+        consumer
+    }
+
     fn at(&self, partition: u32) -> TopicPartition {
         TopicPartition {
             topic: self.topic.clone(),
@@ -144,19 +156,7 @@ async fn take(consumer: &mut Consumer, count: usize) -> Vec<Offset> {
 async fn a_topic_made_anew_has_another_id_and_no_old_place_is_read_in_it() {
     let Some(broker) = broker("made-anew") else { return };
     let first = broker.make().await;
-    broker.say(0..5).await;
-    let (mut consumer, _) = broker.join(2).await;
-    consumer
-        .control
-        .start(&broker.at(0), Offset::ZERO)
-        .await
-        .expect("started");
-    take(&mut consumer, 5).await;
-    consumer
-        .control
-        .commit(vec![(broker.at(0), Offset(5))])
-        .await
-        .expect("committed");
+    let mut consumer = broker.five_read_and_committed().await;
 
     assert_ne!(broker.make_anew().await, first);
     broker.say(100..103).await;
@@ -196,19 +196,7 @@ async fn a_topic_made_anew_has_another_id_and_no_old_place_is_read_in_it() {
 async fn a_group_whose_offsets_are_gone_has_no_place() {
     let Some(broker) = broker("group-gone") else { return };
     broker.make().await;
-    broker.say(0..5).await;
-    let (mut consumer, _) = broker.join(2).await;
-    consumer
-        .control
-        .start(&broker.at(0), Offset::ZERO)
-        .await
-        .expect("started");
-    take(&mut consumer, 5).await;
-    consumer
-        .control
-        .commit(vec![(broker.at(0), Offset(5))])
-        .await
-        .expect("committed");
+    let consumer = broker.five_read_and_committed().await;
     consumer.control.close().await;
     let deadline = Instant::now() + SOON;
     loop {

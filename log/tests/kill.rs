@@ -225,15 +225,21 @@ fn journals(dir: &Path) -> Vec<std::path::PathBuf> {
     all.filter(|p| p.extension().is_some_and(|e| e == "jnl")).collect()
 }
 
+/// The journal of a new log with so many records, its bytes, and where what was written ends.
+fn journal_of(dir: &Path, records: u64) -> (std::path::PathBuf, Vec<u8>, usize) {
+    filled(dir, records);
+    let journal = journals(dir).pop().expect("a journal");
+    let bytes = std::fs::read(&journal).expect("read");
+    let written = bytes.iter().rposition(|b| *b != 0).expect("not empty") + 1;
+    (journal, bytes, written)
+}
+
 /// A power cut may leave any prefix of what was not yet synced: the log then ends earlier, and has no holes.
 #[test]
 fn a_journal_cut_at_any_byte_loses_only_its_end() {
     let dir = tempfile::tempdir().expect("a directory");
     let whole = dir.path().join("whole");
-    filled(&whole, 60);
-    let journal = journals(&whole).pop().expect("a journal");
-    let bytes = std::fs::read(&journal).expect("read");
-    let written = bytes.iter().rposition(|b| *b != 0).expect("not empty") + 1;
+    let (journal, bytes, written) = journal_of(&whole, 60);
     let full: usize = contents(&whole).iter().map(Vec::len).sum();
     assert_eq!(full, 60);
     let mut seen = std::collections::BTreeSet::new();
@@ -278,10 +284,7 @@ fn a_journal_cut_at_any_byte_loses_only_its_end() {
 fn a_changed_byte_in_the_journal_is_told_and_what_lies_behind_it_is_kept() {
     let dir = tempfile::tempdir().expect("a directory");
     let whole = dir.path().join("whole");
-    filled(&whole, 60);
-    let journal = journals(&whole).pop().expect("a journal");
-    let bytes = std::fs::read(&journal).expect("read");
-    let written = bytes.iter().rposition(|b| *b != 0).expect("not empty") + 1;
+    let (journal, bytes, written) = journal_of(&whole, 60);
     // Without the room behind it, which would be copied each time.
     let bytes = bytes[..written].to_vec();
     std::fs::write(&journal, &bytes).expect("written");

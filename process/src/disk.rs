@@ -2,18 +2,21 @@
 //! half-way cannot be taken back, one that is refused can be tried again.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// The disk is asked this often at most.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const LOOK_AGAIN_MS: u64 = 200;
 
 /// The room of one directory, and how much of it is left alone.
 pub struct Room {
     dir: PathBuf,
     kept_bytes: u64,
-    looked: Mutex<Option<(Instant, Option<u64>)>>,
+    began: Instant,
+    /// Milliseconds after `began`.
+    look_next_ms: AtomicU64,
+    /// As the disk said last.
+    free_bytes: AtomicU64,
 }
 
 impl Room {
@@ -22,25 +25,33 @@ impl Room {
         Self {
             dir: dir.to_owned(),
             kept_bytes,
-            looked: Mutex::new(None),
+            began: Instant::now(),
+            look_next_ms: AtomicU64::new(0),
+            free_bytes: AtomicU64::new(u64::MAX),
         }
     }
 
-    /// Why nothing more should be written, if so. At most `LOOK_AGAIN` old; a disk that cannot be asked is taken to have room.
+    /// Why nothing more should be written, if so. At most `LOOK_AGAIN_MS` old; a disk that cannot be asked is taken to have
+    /// room. Asked for every record: no lock, one of the callers looks.
     pub fn is_short(&self) -> Option<String> {
         if self.kept_bytes == 0 {
             return None;
         }
-        let mut looked = self.looked.lock();
-        let free = match *looked {
-            Some((at, free)) if at.elapsed() < LOOK_AGAIN => free,
-            _ => {
-                let free = free_bytes(&self.dir).ok();
-                *looked = Some((Instant::now(), free));
-                free
-            }
+        let now_ms = self.began.elapsed().as_millis() as u64;
+        let due_ms = self.look_next_ms.load(Ordering::Relaxed);
+        let next_ms = now_ms + LOOK_AGAIN_MS;
+        let take = || {
+            self.look_next_ms
+                .compare_exchange(due_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed)
         };
-        let free = free.filter(|free| *free < self.kept_bytes)?;
+        if now_ms >= due_ms && take().is_ok() {
+            let free = free_bytes(&self.dir).unwrap_or(u64::MAX);
+            self.free_bytes.store(free, Ordering::Relaxed);
+        }
+        let free = self.free_bytes.load(Ordering::Relaxed);
+        if free >= self.kept_bytes {
+            return None;
+        }
         Some(format!(
             "the disk of {} is nearly full: {} MiB are free, {} are kept; make room, nothing has to be started again",
             self.dir.display(),

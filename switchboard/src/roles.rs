@@ -18,7 +18,7 @@ use crate::{Failed, control, open, topics};
 
 /// A CQL batch holds one conversation's rows, so fuller ones pay: under load rows wait this long for company.
 const CQL_GATHER_MS_MAX: u64 = 200;
-/// And a state row costs the servers as much as an event: of a conversation that goes on, one in this time is enough.
+/// A state row is a statement of its own, as an event's is: of a conversation that goes on, one in this time is enough.
 const CQL_COMMIT_INTERVAL_MS: u64 = 2_000;
 
 /// What `dev` adds to a configured process.

@@ -1,7 +1,7 @@
 //! Where a URL leads, and a socket to there: in the clear, or over TLS with the authorities one trusts.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -13,18 +13,11 @@ use tokio_rustls::TlsConnector;
 use crate::policy::Ended;
 use wire::CloseCode;
 
-/// Where systems keep the authorities they trust; the first that is there is read.
-const SYSTEM_AUTHORITIES: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-];
-
 /// Whose certificates are believed. Cheap to clone.
 #[derive(Clone)]
-pub struct Tls(TlsConnector);
+pub struct Tls(Arc<ClientConfig>);
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("{file}: {why}")]
     File { file: String, why: String },
@@ -48,20 +41,35 @@ impl Tls {
         if roots.is_empty() {
             return Err(failed("there is no certificate in it".into()));
         }
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| failed(e.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        Ok(Self::of(roots))
     }
 
-    /// Believes whom this system believes.
+    /// Believes whom this system believes. Read once: it is some hundred certificates.
     pub fn of_system() -> Result<Self, TlsError> {
-        let named = std::env::var("SSL_CERT_FILE").ok();
-        let files = named.iter().map(String::as_str).chain(SYSTEM_AUTHORITIES);
-        let found = files.map(Path::new).find(|file| file.exists());
-        Self::of_file(found.ok_or(TlsError::NoAuthorities)?)
+        static SYSTEM: OnceLock<Result<Tls, TlsError>> = OnceLock::new();
+        let read = || {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(TlsError::NoAuthorities);
+            }
+            Ok(Tls::of(roots))
+        };
+        SYSTEM.get_or_init(read).clone()
+    }
+
+    fn or_system(tls: Option<&Tls>) -> Result<Self, TlsError> {
+        tls.map_or_else(Self::of_system, |tls| Ok(tls.clone()))
+    }
+
+    fn of(roots: RootCertStore) -> Self {
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(ring)
+            .with_safe_default_protocol_versions()
+            .expect("ring speaks every version we build")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self(Arc::new(config))
     }
 }
 
@@ -138,10 +146,8 @@ pub async fn dial(target: &Target, tls: Option<&Tls>) -> Result<Stream, Ended> {
         return Ok(Box::new(stream));
     }
     let bad = |why: String| Ended::lost(format!("no TLS with {host}: {why}"));
-    let Tls(connector) = match tls {
-        Some(tls) => tls.clone(),
-        None => Tls::of_system().map_err(|e| bad(e.to_string()))?,
-    };
+    let Tls(config) = Tls::or_system(tls).map_err(|e| bad(e.to_string()))?;
+    let connector = TlsConnector::from(config);
     let name = ServerName::try_from(target.name().to_owned()).map_err(|e| bad(e.to_string()))?;
     let stream = connector.connect(name, stream).await.map_err(|e| bad(e.to_string()))?;
     Ok(Box::new(stream))

@@ -1,4 +1,5 @@
-//! HTTP/1.1 requests over sockets of our own; a connection whose answer has been read is used again.
+//! HTTP/1.1 requests over sockets of our own; a connection whose answer has been read is used again. By hyper itself: reqwest
+//! speaks TLS only with a second provider of it, or with one set for the whole process of whoever uses this client.
 
 use std::sync::Arc;
 

@@ -195,3 +195,30 @@ impl PartitionCore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_write_at_points_spread_over_the_interval_and_each_once_in_it() {
+        const NOW: u64 = 1_766_361_600_123;
+        for count in [3u32, 12, 48] {
+            let mut turns: Vec<u64> = (0..count).map(|n| next_turn(NOW, Partition(n))).collect();
+            assert!(
+                turns
+                    .iter()
+                    .all(|t| (NOW + 1..=NOW + limits::MARKS_INTERVAL_MS).contains(t))
+            );
+            for (n, turn) in (0..count).zip(&turns) {
+                assert_eq!(next_turn(*turn, Partition(n)), turn + limits::MARKS_INTERVAL_MS);
+            }
+            turns.sort_unstable();
+            // The circle closes: all at one point would be a gap of the whole interval.
+            turns.push(turns[0] + limits::MARKS_INTERVAL_MS);
+            let widest = turns.windows(2).map(|w| w[1] - w[0]).max().unwrap();
+            let even = limits::MARKS_INTERVAL_MS / u64::from(count);
+            assert!(widest <= 3 * even, "{count}: {turns:?}");
+        }
+    }
+}

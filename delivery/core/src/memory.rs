@@ -41,6 +41,11 @@ impl PartitionCore {
         }
     }
 
+    /// Is there anything left for `spill`?
+    pub(crate) fn has_bodies(&self) -> bool {
+        self.spilled < self.events.len()
+    }
+
     /// Lets bodies go until so many bytes are free, oldest first; what is freed.
     pub(crate) fn spill(&mut self, bytes: usize) -> usize {
         let mut freed = 0;

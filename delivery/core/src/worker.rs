@@ -296,13 +296,11 @@ impl Worker {
             0
         };
         while excess > 0 {
-            let fullest = self.partitions.values_mut().max_by_key(|p| p.bytes);
-            let Some(freed) = fullest
-                .map(|p| p.spill(excess.min(SPILL_STEP_BYTES)))
-                .filter(|n| *n > 0)
-            else {
+            let with_bodies = self.partitions.values_mut().filter(|p| p.has_bodies());
+            let Some(fullest) = with_bodies.max_by_key(|p| p.bytes) else {
                 return;
             };
+            let freed = fullest.spill(excess.min(SPILL_STEP_BYTES));
             excess = excess.saturating_sub(freed);
         }
     }

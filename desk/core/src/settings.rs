@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// A month: longer is never.
+const IDLE_CLOSE_MS_MAX: i64 = 2_592_000_000;
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
@@ -32,7 +35,7 @@ impl Settings {
             grace_ms: settings.grace_ms.clamp(0, 3_600_000),
             idle_close_ms: match settings.idle_close_ms {
                 ms if ms <= 0 => 0,
-                ms => ms.max(60_000),
+                ms => ms.clamp(60_000, IDLE_CLOSE_MS_MAX),
             },
             capacity: settings.capacity.min(crate::CAPACITY_MAX),
         })

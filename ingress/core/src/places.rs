@@ -164,14 +164,6 @@ mod tests {
         assert!(many.get(&alice, "bob").is_none());
         many.entry(&alice, "bob").unwrap().begin(Seq(3));
         assert_eq!(many.begun(&alice).count(), 1);
-        many.entry(&alice, "asked").unwrap().access = Some(Access::None);
-        many.forget("asked");
-        many.forget("bob");
-        assert!(
-            many.get(&alice, "asked").is_none(),
-            "what was only asked for leaves nothing behind"
-        );
-        assert_eq!(many.get(&alice, "bob").unwrap().written, Some(Seq(3)));
     }
 
     #[test]

@@ -7,9 +7,10 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use system::Failed;
+use system::house::PROCESSES;
 use wire::{Epoch, Lane, LaneTopics};
 
-use crate::lab::{Ended, Lab, PROCESSES};
+use crate::lab::{Ended, Lab};
 use crate::servers::Brokers;
 
 const TALK: Duration = Duration::from_secs(6);

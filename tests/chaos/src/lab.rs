@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use client::history::Recorder;
 use system::Failed;
 use system::config::{self, Setting};
-use system::house::House;
+use system::house::{House, PROCESSES};
 use system::people::Habits;
 use system::run::{Finished, Run};
 use tokio::net::TcpListener;
@@ -17,17 +17,6 @@ use tokio::task::JoinSet;
 use crate::proxy::{self, Proxies, Proxy};
 use crate::servers::{BROKERS, Brokers, Store};
 use crate::tools::Tools;
-
-/// (name, roles). Of everything two, but the desk.
-pub const PROCESSES: [(&str, &str); 7] = [
-    ("persistence-0", "persistence"),
-    ("persistence-1", "persistence"),
-    ("worker-0", "delivery"),
-    ("worker-1", "delivery"),
-    ("desk-0", "desk"),
-    ("node-0", "ingress"),
-    ("node-1", "ingress"),
-];
 
 /// What is broken heals by itself within this, or it is a violation (L1 gives the clients 60 s).
 const MENDED: Duration = Duration::from_secs(60);

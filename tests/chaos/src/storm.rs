@@ -9,10 +9,11 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use system::Failed;
+use system::house::PROCESSES;
 
 use crate::acts::Active;
 use crate::faults::{FAULTS, Fault, Whom};
-use crate::lab::{Lab, PROCESSES};
+use crate::lab::Lab;
 use crate::servers::BROKERS;
 use crate::tools::Tools;
 

@@ -69,8 +69,7 @@ fn run(bin: &Path, wanted: &[String], tally: &mut Tally) -> Result<(), String> {
         tally.rows += rows;
         tally.faults.extend(faults);
     }
-    // By name only, until it has been seen to hold.
-    if wanted.iter().any(|w| w == "own records") {
+    if is_wanted("own records") {
         let own = dir.path().join("own");
         std::fs::create_dir_all(&own).map_err(|e| e.to_string())?;
         tally.judge("own records, spoilt in every topic", own_records::run(bin, &own));

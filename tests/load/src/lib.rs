@@ -10,13 +10,13 @@ mod corpus;
 mod drive;
 mod idle;
 mod pair;
-mod relay;
 mod replay;
 pub mod report;
 mod scan;
 mod socket;
 mod stats;
 mod talk;
+mod tls;
 mod tokens;
 mod usage;
 
@@ -122,10 +122,10 @@ async fn host_of(url: &str, args: &Args) -> Result<drive::Host, Error> {
         why,
     };
     if over_tls.is_some() {
-        let tls = relay::authorities(args.ca.as_deref())?;
+        let tls = tls::authorities(args.ca.as_deref())?;
         return Ok(drive::Host {
             name: name.to_owned(),
-            addr: relay::relay(url, tls).await?,
+            addr: tls::relay(url, tls).await?,
             path: path.to_owned(),
         });
     }

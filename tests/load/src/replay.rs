@@ -32,7 +32,7 @@ pub async fn replay(args: &Args, dir: &Path, run: &str) -> Result<Report, Error>
         .iter()
         .any(|u| u.starts_with("wss://") || u.starts_with("https://"));
     let tls = secure
-        .then(|| crate::relay::authorities(args.ca.as_deref()))
+        .then(|| crate::tls::authorities(args.ca.as_deref()))
         .transpose()?;
     let mut tasks = JoinSet::new();
     let all = topics.len();

@@ -11,6 +11,17 @@ use std::time::{Duration, Instant};
 
 use crate::Failed;
 
+/// (name, roles) of several processes. Of everything two, but the desk.
+pub const PROCESSES: [(&str, &str); 7] = [
+    ("persistence-0", "persistence"),
+    ("persistence-1", "persistence"),
+    ("worker-0", "delivery"),
+    ("worker-1", "delivery"),
+    ("desk-0", "desk"),
+    ("node-0", "ingress"),
+    ("node-1", "ingress"),
+];
+
 /// A process may take this long until `/readyz` says yes; long, for machines that do much else.
 const READY: Duration = Duration::from_secs(150);
 

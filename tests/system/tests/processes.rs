@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use system::Failed;
 use system::config::{self, Setting};
-use system::house::House;
+use system::house::{House, PROCESSES};
 use system::run::Run;
 
 struct Test {
@@ -166,15 +166,7 @@ async fn several(bin: &Path, dir: &Path) -> Result<House, Failed> {
     let path = file.display().to_string();
     house.make_tables(&kafka, &cql, &name).await?;
     house.once(&["topics", "create", "--config", &path])?;
-    for (name, roles) in [
-        ("persistence-0", "persistence"),
-        ("persistence-1", "persistence"),
-        ("worker-0", "delivery"),
-        ("worker-1", "delivery"),
-        ("desk-0", "desk"),
-        ("node-0", "ingress"),
-        ("node-1", "ingress"),
-    ] {
+    for (name, roles) in PROCESSES {
         house.serve(name, roles, &file)?;
     }
     house.ready().await?;

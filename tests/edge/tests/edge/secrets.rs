@@ -35,8 +35,11 @@ async fn the_log_holds_no_token_no_secret_and_no_word_said() {
             bo.hears(SAID).await;
             let fresh = token(&format!("customer-{way:?}"), "customer");
             alice.handle.refresh(fresh.clone()).await.unwrap();
-            alice.handle.refresh(tokens[2].clone()).await.unwrap();
             alice.say(None, SAID).await;
+            alice.handle.refresh(tokens[2].clone()).await.unwrap();
+            alice
+                .until("the end of it", |i| matches!(i, Incoming::Disconnected { .. }))
+                .await;
             tokens.push(fresh);
             for bad in tokens.iter().take(5) {
                 let hello = Hello {

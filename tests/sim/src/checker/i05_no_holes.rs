@@ -25,9 +25,9 @@ fn decide(facts: &Facts) -> Verdict {
                         row.seq
                     )
                 });
-                next = row.seq + 1;
+                next = row.seq.saturating_add(1);
             }
-            tally.case(read.last_seq + 1 == next, &[read.entry], || {
+            tally.case(read.last_seq.saturating_add(1) == next, &[read.entry], || {
                 format!(
                     "{user} reads {conversation:?}: last_seq is {}, the last row is {}",
                     read.last_seq,
@@ -38,7 +38,7 @@ fn decide(facts: &Facts) -> Verdict {
     }
     for (at, entry) in facts.entries.iter().enumerate() {
         if let Op::Page { rows, last: false, .. } = &entry.op {
-            let whole = rows.windows(2).all(|w| w[0].seq + 1 == w[1].seq);
+            let whole = rows.windows(2).all(|w| w[0].seq.saturating_add(1) == w[1].seq);
             tally.case(whole, &[at], || "a page has a hole, a repeat or falls".into());
         }
     }

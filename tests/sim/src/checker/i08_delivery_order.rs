@@ -58,7 +58,7 @@ fn decide(facts: &Facts) -> Verdict {
                 if *layer == Layer::Raw && *via == Via::Placed && seen.seq <= last.0 {
                     continue;
                 }
-                tally.case(seen.seq == last.0 + 1, &[last.1, at], || {
+                tally.case(seen.seq == last.0.saturating_add(1), &[last.1, at], || {
                     format!(
                         "{:?} ({name}) {layer:?} {conversation:?}: {} after {}",
                         conn.device, seen.seq, last.0

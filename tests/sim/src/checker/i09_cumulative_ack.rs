@@ -50,7 +50,7 @@ fn decide(facts: &Facts) -> Verdict {
                 sight.wrote(about, seen.seq);
                 if let Some((from, begun)) = sight.resumed.remove(&(name, conversation)) {
                     // An old `placed` may be the first thing heard.
-                    tally.case(seen.seq <= from + 1, &[begun, at], || {
+                    tally.case(seen.seq <= from.saturating_add(1), &[begun, at], || {
                         format!(
                             "{name} resumed {conversation:?} at {from} and was sent {} first",
                             seen.seq

@@ -266,7 +266,7 @@ fn wanted(facts: &Facts, tally: &mut Tally) {
     let (Some(healed), Some(settled)) = (facts.phase(Phase::Healed), facts.phase(Phase::Settled)) else {
         return;
     };
-    let limit = facts.entries[healed].t_mono_us + WANTED_US;
+    let limit = facts.entries[healed].t_mono_us.saturating_add(WANTED_US);
     let until = facts.entries.partition_point(|e| e.t_mono_us <= limit).min(settled);
     for (conversation, (state, _, at)) in sessions(facts, until) {
         // What became wanted after the heal has its own ten seconds.
