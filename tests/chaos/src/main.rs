@@ -14,6 +14,7 @@ use chaos::{altered, measure, timing};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use system::Failed;
 use system::people::Habits;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(about = "Faults on the real thing: three brokers, a CQL server, the built processes, a proxy on every hop")]
@@ -106,7 +107,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let done = runtime.block_on(async {
+    let doing = async {
         match cli.command {
             None => run(cli.run).await,
             Some(Command::Measure { times }) => measuring(&cli.run.place, times).await,
@@ -118,6 +119,13 @@ fn main() -> ExitCode {
                 seed,
             }) => alone(&listen, &upstream, &control, seed).await,
         }
+    };
+    // Whoever ends the run ends its servers too: what is dropped here kills what it started.
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = doing => done,
+            () = told_to_end() => Err(Failed("told to end; its servers are stopped".into())),
+        }
     });
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -126,6 +134,17 @@ fn main() -> ExitCode {
             eprintln!("chaos: {why}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// SIGINT or SIGTERM.
+async fn told_to_end() {
+    let Ok(mut term) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
     }
 }
 

@@ -18,6 +18,8 @@ async fn script(path: PathBuf, args: Vec<String>, env: Vec<(&'static str, String
         .args(args)
         .envs(env)
         .stdin(std::process::Stdio::null())
+        // A start given up (the other server did not come) must not go on by itself.
+        .kill_on_drop(true)
         .output()
         .await
         .map_err(|e| Failed::because(&name, e))?;
@@ -33,6 +35,26 @@ fn pid_of(file: &Path, mark: &str) -> Option<u32> {
     let pid: u32 = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     String::from_utf8_lossy(&line).contains(mark).then_some(pid)
+}
+
+/// Kills those, and returns when they are gone: the next run may begin at once on the same ports. A killed server's command line is
+/// empty while it still holds its sockets, so its state is what counts.
+fn kill_and_wait(pids: &[u32]) {
+    for &pid in pids {
+        let _ = signal(pid, "KILL");
+    }
+    let gone = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        matches!(state, None | Some('Z' | 'X'))
+    };
+    // A process that the kernel cannot end is not waited for without end.
+    for _ in 0..500 {
+        if pids.iter().all(|&pid| gone(pid)) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 /// Three brokers on `port` …, each with one listener per client process, advertised as a proxy's address.
@@ -126,12 +148,10 @@ impl Brokers {
 
 impl Drop for Brokers {
     fn drop(&mut self) {
-        for id in 1..=BROKERS {
-            self.signal(id, "KILL");
-        }
+        let pids: Vec<u32> = (1..=BROKERS).filter_map(|id| self.pid(id)).collect();
+        kill_and_wait(&pids);
         for id in 1..=BROKERS {
             let disk = self.disk(id).display().to_string();
-            // Lazily: a broker just killed may still hold it.
             let _ = tools::run("umount", &["-l", &disk]);
         }
     }
@@ -179,6 +199,6 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.signal("KILL");
+        kill_and_wait(&Vec::from_iter(self.pid()));
     }
 }

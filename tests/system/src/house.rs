@@ -1,6 +1,7 @@
 //! The processes of one test: the built `switchboard`, each with its own ports, log file and command line, in one directory
 //! that is kept when the test fails.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::TcpListener;
 use std::ops::Range;
@@ -40,6 +41,9 @@ pub fn free_port() -> Result<u16, Failed> {
     }
     Err(Failed("no free port".into()))
 }
+
+/// Makes tables, on a lane of its own: no part of the run, nor of its history.
+const MAKER: &str = "maker";
 
 pub struct Proc {
     pub name: String,
@@ -150,14 +154,18 @@ impl House {
         give("--cql", cql.into());
         give("--set", format!("store.keyspace={keyspace}"));
         give("--set", format!("lane={keyspace}-maker"));
-        let index = self.add("maker", args, ops, Some(ws))?;
+        let index = self.add(MAKER, args, ops, Some(ws))?;
         self.ready().await?;
         self.kill(index)?;
         self.procs.remove(index);
         Ok(())
     }
 
-    fn add(&mut self, name: &str, args: Vec<String>, ops_port: u16, ws_port: Option<u16>) -> Result<usize, Failed> {
+    fn add(&mut self, name: &str, mut args: Vec<String>, ops_port: u16, ws_port: Option<u16>) -> Result<usize, Failed> {
+        if name != MAKER {
+            let file = self.dir.join(format!("history-{name}.jsonl"));
+            args.extend(["--set".into(), format!("history.file={}", file.display())]);
+        }
         self.procs.push(Proc {
             name: name.into(),
             args,
@@ -294,6 +302,20 @@ impl House {
         Some(status)
     }
 
+    /// What every process wrote of its own deeds, whole lines only: some are still being written.
+    pub fn histories(&self) -> String {
+        let of = |p: &Proc| std::fs::read_to_string(self.dir.join(format!("history-{}.jsonl", p.name)));
+        let whole = |text: String| text[..text.rfind('\n').map_or(0, |end| end + 1)].to_owned();
+        without_other_runs(
+            &self
+                .procs
+                .iter()
+                .filter_map(|p| of(p).ok())
+                .map(whole)
+                .collect::<String>(),
+        )
+    }
+
     /// The last lines of every process, for whoever reads a failure.
     pub fn last_words(&self) -> String {
         self.procs
@@ -301,6 +323,24 @@ impl House {
             .map(|p| format!("--- {}\n{}\n", p.name, p.last_lines()))
             .collect()
     }
+}
+
+/// The control topic is the platform's: it also says which lanes the runs before this one made on the same broker.
+fn without_other_runs(lines: &str) -> String {
+    let lane_of = |line: &str| {
+        let entry: serde_json::Value = serde_json::from_str(line).ok()?;
+        let key = entry["key"].as_str().filter(|key| key.starts_with("lane/"))?.to_owned();
+        Some((entry["kind"] == "ok", key))
+    };
+    let about_lanes = |line: &&str| line.contains(r#""op":"control""#);
+    let ours: BTreeSet<String> = lines
+        .lines()
+        .filter(about_lanes)
+        .filter_map(lane_of)
+        .filter_map(|(made, key)| made.then_some(key))
+        .collect();
+    let counts = |line: &&str| !about_lanes(line) || lane_of(line).is_none_or(|(_, key)| ours.contains(&key));
+    lines.lines().filter(counts).map(|line| format!("{line}\n")).collect()
 }
 
 /// Sends a signal to a process by its number.
@@ -342,5 +382,24 @@ impl Drop for House {
                 let _ = child.wait();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_of_earlier_runs_are_no_part_of_this_one() {
+        let line = |kind: &str, key: &str| format!("{{\"kind\":\"{kind}\",\"op\":\"control\",\"key\":\"{key}\"}}\n");
+        let ours = [
+            line("ok", "lane/b"),
+            line("info", "lane/b"),
+            line("info", "switch/typing"),
+        ]
+        .concat();
+        let other = "{\"op\":\"row\",\"key\":\"lane/a\"}\n";
+        let all = [line("info", "lane/a"), ours.clone(), other.to_owned()].concat();
+        assert_eq!(without_other_runs(&all), ours + other);
     }
 }

@@ -173,7 +173,10 @@ impl Run {
         let (house, history) = (self.house, self.history);
         self.people.leave().await;
         read.map_err(|e| Failed(format!("{e}\n{}", house.last_words())))?;
-        let text = std::fs::read_to_string(&history).map_err(|e| Failed::because("the history", e))?;
+        let mut text = std::fs::read_to_string(&history).map_err(|e| Failed::because("the history", e))?;
+        text.push_str(&house.histories());
+        let history = house.dir.join("all.jsonl");
+        std::fs::write(&history, &text).map_err(|e| Failed::because("the history", e))?;
         let entries = read_lines(&text).map_err(|e| Failed::because("the history", e))?;
         let limits = VoidLimits {
             sends_during_faults_min: sends_min,
