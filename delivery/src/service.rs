@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use delivery_core::Worker;
-use ordered_log::{Log, Topic};
+use ordered_log::{Log, Pace, Topic};
 use process::metrics::LOADS_TOTAL;
 use process::{Drain, Kind};
 use store::History;
@@ -69,7 +69,10 @@ impl Service {
         let topic: Topic = topics.messages().into();
         let other_topic = self.other_topic(&topic).await?;
         let producer = self.log.producer().await?;
-        let consumer = self.log.consume(&topics.delivery_group(), &[topic]).await?;
+        let consumer = self
+            .log
+            .consume(&topics.delivery_group(), &[topic], Pace::AtOnce)
+            .await?;
         let tools = Tools {
             log: self.log,
             store: self.store,

@@ -9,7 +9,7 @@ use desk_core::Counts;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use ordered_log::{Assigned, Consumer, ConsumerEvent, Log, LogError, Producer, ToProduce, Topic, TopicPartition};
+use ordered_log::{Assigned, Consumer, ConsumerEvent, Log, LogError, Pace, Producer, ToProduce, Topic, TopicPartition};
 use process::Drain;
 use tokio::time::{MissedTickBehavior, interval};
 use wire::codec::RECORD_VERSION;
@@ -40,7 +40,10 @@ impl Service {
     /// Answers until the drain begins, saves its desks and leaves the group. The next owner repeats what may not have got out.
     pub async fn run(self, drain: Drain) -> Result<(), Error> {
         let topics = &self.options.lane_topics;
-        let consumer = self.log.consume(&topics.desk_group(), &[topics.desk().into()]).await?;
+        let consumer = self
+            .log
+            .consume(&topics.desk_group(), &[topics.desk().into()], Pace::AtOnce)
+            .await?;
         let mut driver = Driver {
             producer: self.log.producer().await?,
             log: self.log,

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use desk::{Options, Service};
 use ordered_log::embedded::{Embedded, EmbeddedOptions};
 use ordered_log::{
-    Appended, Bounds, Consumer, Log, LogError, LogRecord, ProduceError, Producer, Reports, TailEvent, ToProduce, Topic,
-    TopicInfo, TopicPartition, TopicSpec, append,
+    Appended, Bounds, Consumer, Log, LogError, LogRecord, Pace, ProduceError, Producer, Reports, TailEvent, ToProduce,
+    Topic, TopicInfo, TopicPartition, TopicSpec, append,
 };
 use process::{Drain, Health, Kind, Tasks};
 use prost::Message;
@@ -474,8 +474,8 @@ impl Log for Flaky {
             produced: Arc::clone(&self.produced),
         }))
     }
-    async fn consume(&self, group: &str, topics: &[Topic]) -> Result<Consumer, LogError> {
-        self.log.consume(group, topics).await
+    async fn consume(&self, group: &str, topics: &[Topic], pace: Pace) -> Result<Consumer, LogError> {
+        self.log.consume(group, topics, pace).await
     }
     async fn read(
         &self,

@@ -89,7 +89,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         replication: 1,
     };
     log.create_topics(&[spec]).await?;
-    let mut consumer = log.consume(&name, &[name.as_str().into()]).await?;
+    let mut consumer = log.consume(&name, &[name.as_str().into()], Pace::AtOnce).await?;
     let Some(ConsumerEvent::Assigned(shares)) = consumer.events.recv().await else {
         return Err("nothing was assigned".into());
     };

@@ -174,7 +174,7 @@ pub trait Log: Send + Sync + 'static {
     async fn producer(&self) -> Result<Arc<dyn Producer>, LogError>;
 
     /// Joins `group` for all partitions of `topics`.
-    async fn consume(&self, group: &str, topics: &[Topic]) -> Result<Consumer, LogError>;
+    async fn consume(&self, group: &str, topics: &[Topic], pace: Pace) -> Result<Consumer, LogError>;
 
     /// Records from `from` on, at most so many records and bytes (at least one record if there is one); empty at the end.
     async fn read(
@@ -195,6 +195,18 @@ pub trait Log: Send + Sync + 'static {
     /// `TailEvent::CaughtUp` comes once, after the records that were there when the tail began.
     async fn tail(&self, topic: Topic) -> Result<mpsc::Receiver<TailEvent>, LogError>;
 }
+
+/// How soon records come to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As soon as they are there: somebody waits for them.
+    AtOnce,
+    /// Up to [`GATHER_MS`] later, in larger batches: what each batch costs log and reader is paid less often.
+    Gathered,
+}
+
+/// How long records are held back for [`Pace::Gathered`], in milliseconds, at most.
+pub const GATHER_MS: u64 = 50;
 
 #[derive(Clone, Debug)]
 pub enum TailEvent {

@@ -312,7 +312,7 @@ async fn a_disk_that_fills_up_refuses_sends_until_there_is_room_again() {
     };
     let dir = disk.0.path().join("log");
     let log = with_topic(&dir, EmbeddedOptions::default()).await;
-    let mut consumer = log.consume("g", &[TOPIC.into()]).await.expect("a member");
+    let mut consumer = log.consume("g", &[TOPIC.into()], Pace::AtOnce).await.expect("a member");
     let Some(ConsumerEvent::Assigned(_)) = consumer.events.recv().await else {
         panic!("assigned")
     };
@@ -368,7 +368,7 @@ async fn a_write_that_fails_for_want_of_room_ends_the_consumers_and_a_new_open_h
         ..EmbeddedOptions::default()
     };
     let log = with_topic(&dir, careless).await;
-    let mut consumer = log.consume("g", &[TOPIC.into()]).await.expect("a member");
+    let mut consumer = log.consume("g", &[TOPIC.into()], Pace::AtOnce).await.expect("a member");
     let Some(ConsumerEvent::Assigned(_)) = consumer.events.recv().await else {
         panic!("assigned")
     };

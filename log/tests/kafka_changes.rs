@@ -109,7 +109,7 @@ impl Broker {
     async fn join(&self, count: usize) -> (Consumer, Vec<Assigned>) {
         let mut consumer = self
             .log
-            .consume(&self.group, &[self.topic.clone()])
+            .consume(&self.group, &[self.topic.clone()], Pace::AtOnce)
             .await
             .expect("a member");
         let owned = assigned(&mut consumer, count).await;

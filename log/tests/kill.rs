@@ -353,7 +353,7 @@ async fn a_directory_has_one_owner_and_remembers_everything() {
             .await
             .expect("appended");
     }
-    let mut consumer = log.consume("g", &[TOPIC.into()]).await.expect("a member");
+    let mut consumer = log.consume("g", &[TOPIC.into()], Pace::AtOnce).await.expect("a member");
     let Some(ConsumerEvent::Assigned(shares)) = consumer.events.recv().await else {
         panic!("assigned first")
     };
@@ -387,7 +387,7 @@ async fn a_directory_has_one_owner_and_remembers_everything() {
         "the newest of each key, at its offset"
     );
     assert_eq!(log.bounds(&c).await.expect("bounds").end, Offset(10));
-    let mut consumer = log.consume("g", &[TOPIC.into()]).await.expect("a member");
+    let mut consumer = log.consume("g", &[TOPIC.into()], Pace::AtOnce).await.expect("a member");
     let Some(ConsumerEvent::Assigned(again)) = consumer.events.recv().await else {
         panic!("assigned first")
     };

@@ -257,7 +257,7 @@ async fn a_broker_that_is_slow_is_not_a_topic_that_is_missing() {
         topic: TOPIC.into(),
         partition: Partition(partition),
     };
-    let absent = kafka.consume("g", &["absent".into()]).await.err();
+    let absent = kafka.consume("g", &["absent".into()], Pace::AtOnce).await.err();
     assert!(matches!(absent, Some(LogError::NoTopic(_))), "{absent:?}");
     let absent = kafka.bounds(&at(2)).await;
     assert!(
@@ -273,7 +273,10 @@ async fn a_broker_that_is_slow_is_not_a_topic_that_is_missing() {
         .broker_round_trip_time(-1, Duration::from_secs(3))
         .expect("slow");
     for refused in [
-        kafka.consume("g", std::slice::from_ref(&topic)).await.err(),
+        kafka
+            .consume("g", std::slice::from_ref(&topic), Pace::AtOnce)
+            .await
+            .err(),
         kafka.tail(topic.clone()).await.err(),
         kafka.bounds(&at(0)).await.err(),
     ] {
@@ -292,10 +295,13 @@ async fn a_broker_that_is_slow_is_not_a_topic_that_is_missing() {
         options.ask_timeout_ms = 400;
         options.start_timeout_ms = 15_000;
     });
-    let (joined, ()) = tokio::join!(patient.consume("g", std::slice::from_ref(&topic)), async {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        cluster.broker_round_trip_time(-1, Duration::ZERO).expect("fast");
-    });
+    let (joined, ()) = tokio::join!(
+        patient.consume("g", std::slice::from_ref(&topic), Pace::AtOnce),
+        async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            cluster.broker_round_trip_time(-1, Duration::ZERO).expect("fast");
+        }
+    );
     assert!(joined.is_ok(), "{:?}", joined.err());
 }
 
@@ -311,7 +317,10 @@ async fn a_partition_that_stands_still_is_seen_and_revived() {
         partition: Partition(0),
     };
     let group = "switchboard.core.persistence.e1";
-    let mut consumer = kafka.consume(group, &[TOPIC.into()]).await.expect("a member");
+    let mut consumer = kafka
+        .consume(group, &[TOPIC.into()], Pace::AtOnce)
+        .await
+        .expect("a member");
     let mut got = Vec::new();
     let stalled = || metric("switchboard_partition_stalled", r#"group="persistence",partition="0""#);
     let mut step = async |consumer: &mut Consumer, wait: Duration| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, Shared as SharedFuture, join_all};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use ordered_log::{Assigned, Consumer, ConsumerEvent, Log, LogError, Topic, TopicPartition};
+use ordered_log::{Assigned, Consumer, ConsumerEvent, Log, LogError, Pace, Topic, TopicPartition};
 use parking_lot::Mutex;
 use process::metrics::{
     PARTITION_LAG_RECORDS, PARTITION_LAG_SECONDS, PARTITION_OWNED, PARTITION_STOPPED, REBALANCES_TOTAL,
@@ -65,7 +65,7 @@ impl Service {
         let topic: Topic = self.options.lane_topics.messages().into();
         let group = self.options.lane_topics.persistence_group();
         let shared = self.shared().await?;
-        let consumer = self.log.consume(&group, &[topic]).await?;
+        let consumer = self.log.consume(&group, &[topic], Pace::Gathered).await?;
         let alarms = Alarms {
             by_partition: Arc::default(),
             health: self.options.health.clone(),
@@ -100,7 +100,7 @@ impl Service {
             meters,
             commit_interval: Duration::from_millis(self.options.commit_interval_ms),
             phase: Instant::now(),
-            gather_ms_max: self.options.gather_ms_max,
+            gather: Duration::from_millis(self.options.gather_ms),
             resident_bytes_max: self.options.resident_bytes_per_partition,
             recorder: self.options.recorder.clone(),
         }))

@@ -38,15 +38,20 @@ impl Inbox {
     /// Never waits. What was read before the pause took effect is still taken in.
     pub fn put(&self, records: Vec<LogRecord>) {
         let mut inner = self.inner.lock();
+        let before = inner.records.len();
         inner.bytes += records.iter().map(bytes_of).sum::<usize>();
         inner.records.extend(records);
+        // In between, whoever waits for more has nothing to look at.
+        let tell = before == 0 || (before < FOLD_RECORDS_MAX && inner.records.len() >= FOLD_RECORDS_MAX);
         if !inner.paused && (inner.records.len() > INBOX_RECORDS_MAX || inner.bytes > INBOX_BYTES_MAX) {
             inner.paused = true;
             // Under the lock, so that a pause and a resume cannot overtake each other.
             self.control.pause(&self.at);
         }
         drop(inner);
-        self.filled.notify_one();
+        if tell {
+            self.filled.notify_one();
+        }
     }
 
     /// At most so much, at least one record if there is one.

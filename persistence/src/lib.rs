@@ -32,8 +32,8 @@ pub struct Options {
     pub messages_topic_id: String,
     /// State rows are written, and offsets committed, this often.
     pub commit_interval_ms: u64,
-    /// Under load a partition's batches come at most this far apart: fewer, fuller writes. The first one is never delayed.
-    pub gather_ms_max: u64,
+    /// A partition's batches are at least so far apart, unless full: fewer, fuller writes. The first after a pause is not delayed.
+    pub gather_ms: u64,
     /// Memory for conversations' states, per partition. What waits to be written may exceed it.
     pub resident_bytes_per_partition: usize,
     /// Supervises the partitions' tasks: a panic in one stops the process.
@@ -49,7 +49,7 @@ impl Options {
             lane_topics,
             messages_topic_id: String::new(),
             commit_interval_ms: 500,
-            gather_ms_max: 40,
+            gather_ms: 50,
             resident_bytes_per_partition: 32 << 20,
             tasks,
             health,
@@ -61,9 +61,6 @@ impl Options {
 /// Records folded and written as one batch: large under load, small when little happens.
 const FOLD_RECORDS_MAX: usize = 4_096;
 const FOLD_BYTES_MAX: usize = 4 << 20;
-/// A batch of fewer records brings the next one sooner, of more later.
-const GATHER_RECORDS: usize = 64;
-const GATHER_MS_MIN: u64 = 5;
 /// Batches of one partition on their way to the store. Two keep store and fold busy at once.
 const WRITES_IN_FLIGHT_MAX: usize = 2;
 /// Records that may wait for a commit before one is begun ahead of its time.

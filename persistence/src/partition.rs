@@ -30,8 +30,8 @@ use crate::lines::{self, Rows};
 use crate::meters::{Books, Meters};
 use crate::write::{Patient, Retry};
 use crate::{
-    FOLD_BYTES_MAX, FOLD_RECORDS_MAX, GATHER_MS_MIN, GATHER_RECORDS, HANDOVER_MS_MAX, LOADS_IN_FLIGHT_MAX,
-    UNCOMMITTED_RECORDS_MAX, WRITES_IN_FLIGHT_MAX,
+    FOLD_BYTES_MAX, FOLD_RECORDS_MAX, HANDOVER_MS_MAX, LOADS_IN_FLIGHT_MAX, UNCOMMITTED_RECORDS_MAX,
+    WRITES_IN_FLIGHT_MAX,
 };
 
 /// What every partition of the service uses.
@@ -43,7 +43,7 @@ pub(crate) struct Shared {
     pub commit_interval: Duration,
     /// Cuts of all partitions fall on the same moments, so that stores and logs sync once for all of them.
     pub phase: Instant,
-    pub gather_ms_max: u64,
+    pub gather: Duration,
     pub resident_bytes_max: usize,
     pub recorder: Recorder,
 }
@@ -99,9 +99,8 @@ pub(crate) struct Consuming {
     loading: Option<BoxFuture<'static, (Read, Vec<Answer>)>>,
     flush: Flush,
     next_cut: Instant,
-    /// The next batch is not taken before, and how long the last gathering was.
+    /// The next batch is not taken before, unless it is full.
     next_take: Instant,
-    gather_ms: u64,
 }
 
 type Answer = (ConversationKey, Option<StoredConversation>);
@@ -162,7 +161,6 @@ impl Consuming {
             flush: Flush::None,
             next_cut: shared.next_cut(),
             next_take: Instant::now(),
-            gather_ms: GATHER_MS_MIN,
             shared,
         })
     }
@@ -211,13 +209,7 @@ impl Consuming {
 
     fn take(&mut self) {
         let records = self.inbox.take(FOLD_RECORDS_MAX, FOLD_BYTES_MAX);
-        let gather_ms = if records.len() >= GATHER_RECORDS {
-            self.gather_ms * 2
-        } else {
-            self.gather_ms / 2
-        };
-        self.gather_ms = gather_ms.clamp(GATHER_MS_MIN, self.shared.gather_ms_max.max(GATHER_MS_MIN));
-        self.next_take = Instant::now() + Duration::from_millis(self.gather_ms);
+        self.next_take = Instant::now() + self.shared.gather;
         if let (0, Some(first)) = (self.progress.oldest_at_ms.load(Ordering::Relaxed), records.first()) {
             self.progress.oldest_at_ms.store(first.at_ms, Ordering::Relaxed);
         }

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use ordered_log::embedded::Embedded as EmbeddedLog;
 use ordered_log::{
-    Bounds, Consumer, Log, LogError, LogRecord, Producer, TailEvent, Topic, TopicInfo, TopicPartition, TopicSpec,
+    Bounds, Consumer, Log, LogError, LogRecord, Pace, Producer, TailEvent, Topic, TopicInfo, TopicPartition, TopicSpec,
 };
 use support::running::*;
 use support::{FaultyStore, effect, key, marks, message};
@@ -324,8 +324,8 @@ impl Log for Shrinking {
     async fn producer(&self) -> Result<Arc<dyn Producer>, LogError> {
         self.log.producer().await
     }
-    async fn consume(&self, group: &str, topics: &[Topic]) -> Result<Consumer, LogError> {
-        self.log.consume(group, topics).await
+    async fn consume(&self, group: &str, topics: &[Topic], pace: Pace) -> Result<Consumer, LogError> {
+        self.log.consume(group, topics, pace).await
     }
     async fn read(
         &self,
@@ -403,7 +403,11 @@ async fn a_topic_made_anew_under_a_running_consumer_is_not_folded_under_the_old_
     other.has_other_id.store(true, Ordering::Relaxed);
     // Somebody joins and leaves: everything is assigned anew.
     let mut passer_by = log
-        .consume(&topics().persistence_group(), &[topics().messages().into()])
+        .consume(
+            &topics().persistence_group(),
+            &[topics().messages().into()],
+            Pace::AtOnce,
+        )
         .await
         .unwrap();
     while !matches!(

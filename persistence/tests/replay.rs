@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ordered_log::{ConsumerEvent, Kafka, KafkaOptions, Log, TopicPartition, TopicSpec, append};
+use ordered_log::{ConsumerEvent, Kafka, KafkaOptions, Log, Pace, TopicPartition, TopicSpec, append};
 use persistence::{Options, Service};
 use process::{Drain, Health, Kind, Tasks};
 use store::{Cql, CqlOptions, History};
@@ -69,7 +69,7 @@ impl World {
     async fn set_back(&self) {
         let group = self.topics.persistence_group();
         let topics = [self.topics.messages().into()];
-        let mut consumer = self.log.consume(&group, &topics).await.unwrap();
+        let mut consumer = self.log.consume(&group, &topics, Pace::Gathered).await.unwrap();
         while !matches!(
             tokio::time::timeout(PATIENCE, consumer.events.recv()).await.unwrap(),
             Some(ConsumerEvent::Assigned(all)) if all.len() == PARTITIONS as usize

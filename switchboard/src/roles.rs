@@ -17,7 +17,7 @@ use wire::LaneTopics;
 use crate::{Failed, control, open, topics};
 
 /// A CQL batch holds one conversation's rows, so fuller ones pay: under load rows wait this long for company.
-const CQL_GATHER_MS_MAX: u64 = 200;
+const CQL_GATHER_MS: u64 = 100;
 /// A state row is a statement of its own, as an event's is: of a conversation that goes on, one in this time is enough.
 const CQL_COMMIT_INTERVAL_MS: u64 = 2_000;
 
@@ -214,7 +214,7 @@ fn start_persistence(process: &Process) {
     options.messages_topic_id.clone_from(&process.messages_topic_id);
     options.recorder = process.recorder.clone();
     if process.config.store.kind == StoreKind::Cql {
-        options.gather_ms_max = CQL_GATHER_MS_MAX;
+        options.gather_ms = CQL_GATHER_MS;
         options.commit_interval_ms = CQL_COMMIT_INTERVAL_MS;
     }
     let service = persistence::Service::new(options, Arc::clone(&process.log), Arc::clone(&process.store));

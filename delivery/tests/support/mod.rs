@@ -11,7 +11,7 @@ use bytes::Bytes;
 use conversation::{Folded, State};
 use delivery::{Options, Service};
 use ordered_log::embedded::{Embedded as EmbeddedLog, EmbeddedOptions};
-use ordered_log::{ConsumerEvent, Log, TopicPartition, TopicSpec, append};
+use ordered_log::{ConsumerEvent, Log, Pace, TopicPartition, TopicSpec, append};
 use process::{Drain, Health, Kind, Tasks};
 use prost::Message;
 use store::embedded::Embedded as EmbeddedStore;
@@ -255,7 +255,11 @@ impl World {
 
     pub async fn commit_persistence(&self, partition: Partition, next: Offset) {
         let topic = topics().messages().into();
-        let mut consumer = self.log.consume(&topics().persistence_group(), &[topic]).await.unwrap();
+        let mut consumer = self
+            .log
+            .consume(&topics().persistence_group(), &[topic], Pace::AtOnce)
+            .await
+            .unwrap();
         loop {
             if let Some(ConsumerEvent::Assigned(_)) = timeout(SOON, consumer.events.recv()).await.unwrap() {
                 break;

@@ -14,7 +14,10 @@ use super::Shared;
 use super::group::Group;
 use super::partition::{PartitionLog, Portion};
 use super::writer::{Commit, Op};
-use crate::{Assigned, Batch, CommitError, ConsumerControl, ConsumerEvent, LogError, LogRecord, Topic, TopicPartition};
+use crate::{
+    Assigned, Batch, CommitError, ConsumerControl, ConsumerEvent, GATHER_MS, LogError, LogRecord, Pace, Topic,
+    TopicPartition,
+};
 
 /// Bytes of one batch handed over; with `EVENTS_MAX` this bounds what lies unread before a member.
 pub(super) const BATCH_BYTES_MAX: usize = 262_144;
@@ -31,9 +34,13 @@ pub(super) const PORTION: Portion = Portion {
 pub(super) struct Member {
     pub id: u64,
     pub topics: Vec<Topic>,
+    pace: Pace,
     shared: Arc<Shared>,
     group: Arc<Group>,
-    wake: Arc<Notify>,
+    /// There are records in a partition that is read.
+    records: Arc<Notify>,
+    /// There is something that no record keeps waiting.
+    news: Notify,
     state: Mutex<State>,
 }
 
@@ -70,13 +77,15 @@ struct Fetch {
 }
 
 impl Member {
-    pub fn new(id: u64, topics: Vec<Topic>, shared: Arc<Shared>, group: Arc<Group>) -> Self {
+    pub fn new(id: u64, topics: Vec<Topic>, pace: Pace, shared: Arc<Shared>, group: Arc<Group>) -> Self {
         Self {
             id,
             topics,
+            pace,
             shared,
             group,
-            wake: Arc::default(),
+            records: Arc::default(),
+            news: Notify::new(),
             state: Mutex::default(),
         }
     }
@@ -94,7 +103,7 @@ impl Member {
         }
         state.news.push_back(ConsumerEvent::Assigned(assigned));
         drop(state);
-        self.wake.notify_one();
+        self.news.notify_one();
     }
 
     /// Reading stops here, so that `Revoked` comes after the last record.
@@ -106,7 +115,7 @@ impl Member {
             state.news.push_back(ConsumerEvent::Revoked { partitions, done });
         }
         drop(state);
-        self.wake.notify_one();
+        self.news.notify_one();
     }
 
     pub fn lose(&self, partitions: Vec<TopicPartition>) {
@@ -114,12 +123,12 @@ impl Member {
         self.stop_reading(&mut state);
         state.news.push_back(ConsumerEvent::Lost(partitions));
         drop(state);
-        self.wake.notify_one();
+        self.news.notify_one();
     }
 
     fn stop_reading(&self, state: &mut State) {
         for reading in state.reading.drain(..) {
-            reading.part.unsubscribe(&self.wake);
+            reading.part.unsubscribe(&self.records);
         }
     }
 
@@ -132,7 +141,7 @@ impl Member {
         self.stop_reading(&mut state);
         drop(state);
         self.group.leave(self.id);
-        self.wake.notify_one();
+        self.news.notify_one();
     }
 
     fn step(&self) -> Step {
@@ -228,11 +237,25 @@ impl Member {
                     }
                 }
                 Step::Idle => tokio::select! {
-                    () = self.wake.notified() => {}
+                    () = self.woken() => {}
                     () = events.closed() => return None,
                 },
                 Step::Closed => return None,
             }
+        }
+    }
+}
+
+impl Member {
+    /// Something changed. Where only records came, more of them are waited for, if that is the member's pace.
+    async fn woken(&self) {
+        tokio::select! {
+            biased;
+            () = self.news.notified() => return,
+            () = self.records.notified() => {}
+        }
+        if self.pace == Pace::Gathered {
+            let _ = tokio::time::timeout(Duration::from_millis(GATHER_MS), self.news.notified()).await;
         }
     }
 }
@@ -256,7 +279,7 @@ impl Control {
         let reading = state.reading.iter_mut().find(|r| r.part.at == *at);
         let found = reading.map(change).is_some();
         drop(state);
-        self.0.wake.notify_one();
+        self.0.news.notify_one();
         found
     }
 }
@@ -271,7 +294,7 @@ impl ConsumerControl for Control {
             .ok_or_else(|| LogError::NoTopic(at.topic.to_string()))?;
         super::in_range(&part, from)?;
         let started = self.with_reading(at, |reading| {
-            reading.part.subscribe(&self.0.wake);
+            reading.part.subscribe(&self.0.records);
             reading.next = Some(from);
             reading.paused = false;
         });

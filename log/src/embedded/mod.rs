@@ -42,7 +42,7 @@ use self::store::{Store, TopicRow};
 use self::writer::{Append, Op, Writer};
 use crate::record::{bytes_of, count_errors};
 use crate::{
-    Bounds, Consumer, Log, LogError, LogRecord, ProduceError, Producer, TailEvent, ToProduce, Topic, TopicInfo,
+    Bounds, Consumer, Log, LogError, LogRecord, Pace, ProduceError, Producer, TailEvent, ToProduce, Topic, TopicInfo,
     TopicPartition, TopicSpec,
 };
 
@@ -395,13 +395,19 @@ impl Log for Embedded {
         }))
     }
 
-    async fn consume(&self, group: &str, topics: &[Topic]) -> Result<Consumer, LogError> {
+    async fn consume(&self, group: &str, topics: &[Topic], pace: Pace) -> Result<Consumer, LogError> {
         if let Some(missing) = topics.iter().find(|t| self.shared.topic(t).is_none()) {
             return Err(LogError::NoTopic(missing.to_string()));
         }
         let group = self.group(group);
         let id = self.shared.members.fetch_add(1, Ordering::Relaxed);
-        let member = Arc::new(Member::new(id, topics.to_vec(), self.shared.clone(), group.clone()));
+        let member = Arc::new(Member::new(
+            id,
+            topics.to_vec(),
+            pace,
+            self.shared.clone(),
+            group.clone(),
+        ));
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         self.spawn(member.clone().pump(sender));
         group.join(member.clone());

@@ -30,7 +30,9 @@ use super::reader::{Reader, ask_committed, is_passing, list};
 use super::rebalance::{Context, Member};
 use super::wake::Wake;
 use super::{KafkaOptions, blocking, code_of, settings, unavailable};
-use crate::{Assigned, Batch, CommitError, Consumer, ConsumerControl, ConsumerEvent, LogError, Topic, TopicPartition};
+use crate::{
+    Assigned, Batch, CommitError, Consumer, ConsumerControl, ConsumerEvent, LogError, Pace, Topic, TopicPartition,
+};
 
 const EVENTS_MAX: usize = 32;
 /// Full batches kept for a partition whose owner has no room; beyond it the partition is paused.
@@ -116,11 +118,11 @@ impl Reading {
 pub(super) fn start(
     options: KafkaOptions,
     reader: Arc<Reader>,
-    group: &str,
+    (group, pace): (&str, Pace),
     topics: &[Topic],
 ) -> Result<Consumer, LogError> {
     let (sender, events) = mpsc::channel(EVENTS_MAX);
-    let config = settings::member(&options, group);
+    let config = settings::member(&options, group, pace);
     let member = Arc::new(Member {
         options,
         group: group.to_owned(),

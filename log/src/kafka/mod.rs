@@ -35,7 +35,7 @@ use wire::limits::{PRODUCE_TIMEOUT_MS, SESSION_TIMEOUT_MS};
 
 use self::reader::Reader;
 use crate::{
-    Bounds, Consumer, Log, LogError, LogRecord, Producer, TailEvent, Topic, TopicInfo, TopicPartition, TopicSpec,
+    Bounds, Consumer, Log, LogError, LogRecord, Pace, Producer, TailEvent, Topic, TopicInfo, TopicPartition, TopicSpec,
 };
 
 /// Called before each poll of a member; for tests that stop one.
@@ -203,13 +203,13 @@ impl Log for Kafka {
         Ok(Arc::new(producer))
     }
 
-    async fn consume(&self, group: &str, topics: &[Topic]) -> Result<Consumer, LogError> {
+    async fn consume(&self, group: &str, topics: &[Topic], pace: Pace) -> Result<Consumer, LogError> {
         for topic in topics {
             self.insist(|| self.there(topic)).await?;
         }
         let (options, reader) = (self.options.clone(), self.reader.clone());
         let (group, topics) = (group.to_owned(), topics.to_vec());
-        blocking(move || consumer::start(options, reader, &group, &topics)).await
+        blocking(move || consumer::start(options, reader, (&group, pace), &topics)).await
     }
 
     async fn read(

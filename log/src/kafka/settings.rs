@@ -5,6 +5,10 @@ use wire::limits::{PRODUCE_IN_FLIGHT_BYTES_MAX, PRODUCE_IN_FLIGHT_MAX};
 
 use super::KafkaOptions;
 use crate::record::LOG_RECORD_BYTES_MAX;
+use crate::{GATHER_MS, Pace};
+
+/// So many bytes of all partitions of a broker are answered without waiting for more.
+const GATHER_BYTES: &str = "65536";
 
 fn client(options: &KafkaOptions) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -82,8 +86,13 @@ fn fetching(options: &KafkaOptions, group: &str) -> ClientConfig {
     config
 }
 
-pub(super) fn member(options: &KafkaOptions, group: &str) -> ClientConfig {
+pub(super) fn member(options: &KafkaOptions, group: &str, pace: Pace) -> ClientConfig {
     let mut config = fetching(options, group);
+    if pace == Pace::Gathered {
+        config
+            .set("fetch.min.bytes", GATHER_BYTES)
+            .set("fetch.wait.max.ms", GATHER_MS.to_string());
+    }
     config
         // Not "consumer" (KIP-848) and not cooperative: gotchas 5 and 6.
         .set("group.protocol", "classic")

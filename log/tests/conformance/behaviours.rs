@@ -264,7 +264,7 @@ async fn topics_are_made_once_and_another_partition_count_is_refused(world: &Wor
 async fn a_topic_that_is_not_there_is_none_and_cannot_be_consumed(world: &World) {
     let name: Topic = unique("absent").into();
     assert_eq!(world.log.topic(&name).await.expect("asked"), None);
-    let refused = world.log.consume("g", std::slice::from_ref(&name)).await;
+    let refused = world.log.consume("g", std::slice::from_ref(&name), Pace::AtOnce).await;
     assert!(matches!(refused, Err(LogError::NoTopic(_))));
     assert_eq!(
         world.log.topic(&name).await.expect("asked"),

@@ -16,6 +16,7 @@ behaviours![
     two_members_share_all_partitions_and_none_is_owned_twice,
     groups_do_not_share,
     a_partition_far_behind_holds_nobody_up,
+    what_is_gathered_comes_whole_in_fewer_batches,
     what_is_handed_over_goes_on_at_the_commit,
     committed_offsets_can_be_asked_by_anybody,
     a_commit_by_somebody_who_does_not_own_it_is_fenced,
@@ -31,6 +32,38 @@ async fn one_member(world: &World, partitions: u32) -> (Topic, String, TestMembe
     let mut member = TestMember::join(&world.log, &group, std::slice::from_ref(&topic)).await;
     member.until_owns(partitions as usize).await;
     (topic, group, member)
+}
+
+/// Two hundred records, 5 ms apart: each is a batch for who wants it at once.
+async fn what_is_gathered_comes_whole_in_fewer_batches(world: &World) {
+    const RECORDS: usize = 200;
+    let topic = topic(world, 1).await;
+    let at = at(&topic, 0);
+    let join = async |pace| {
+        let mut member = TestMember::join_at(&world.log, &unique("g"), std::slice::from_ref(&topic), pace).await;
+        member.until_owns(1).await;
+        member.start(&at).await;
+        member
+    };
+    let (mut at_once, mut gathered) = (join(Pace::AtOnce).await, join(Pace::Gathered).await);
+    let filling = async {
+        for value in numbered(0..RECORDS) {
+            fill(&world.log, &at, [value]).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::join!(
+        filling,
+        at_once.until_got(&at, RECORDS),
+        gathered.until_got(&at, RECORDS)
+    );
+    for member in [&at_once, &gathered] {
+        assert_eq!(texts(&member.got[&at]), numbered(0..RECORDS).collect::<Vec<_>>());
+        member.consumer.control.close().await;
+    }
+    // Ten at a time on a quiet machine; one that stalls makes the others' batches larger too.
+    let (each, fewer) = (at_once.batches, gathered.batches);
+    assert!(fewer * 2 <= each, "{fewer} batches where {each} came at once");
 }
 
 async fn an_assigned_partition_is_silent_until_it_is_started(world: &World) {

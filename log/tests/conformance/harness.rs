@@ -141,6 +141,7 @@ pub struct TestMember {
     pub consumer: Consumer,
     pub owned: BTreeMap<TopicPartition, Assigned>,
     pub got: BTreeMap<TopicPartition, Vec<LogRecord>>,
+    pub batches: usize,
     pub lost: Vec<TopicPartition>,
     pub trouble: Vec<String>,
     /// Waiting to be let go.
@@ -149,10 +150,15 @@ pub struct TestMember {
 
 impl TestMember {
     pub async fn join(log: &Arc<dyn Log>, group: &str, topics: &[Topic]) -> Self {
+        Self::join_at(log, group, topics, Pace::AtOnce).await
+    }
+
+    pub async fn join_at(log: &Arc<dyn Log>, group: &str, topics: &[Topic], pace: Pace) -> Self {
         Self {
-            consumer: log.consume(group, topics).await.expect("a member"),
+            consumer: log.consume(group, topics, pace).await.expect("a member"),
             owned: BTreeMap::new(),
             got: BTreeMap::new(),
+            batches: 0,
             lost: Vec::new(),
             trouble: Vec::new(),
             revoked: None,
@@ -177,6 +183,7 @@ impl TestMember {
                 }
                 assert!(!batch.records.is_empty(), "a batch has records");
                 got.extend(batch.records);
+                self.batches += 1;
             }
             ConsumerEvent::Revoked { partitions, done } => {
                 for at in &partitions {

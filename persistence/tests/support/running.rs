@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ordered_log::embedded::{Embedded as EmbeddedLog, EmbeddedOptions};
-use ordered_log::{Log, TopicPartition, TopicSpec, append};
+use ordered_log::{Log, Pace, TopicPartition, TopicSpec, append};
 use persistence::{Options, Service};
 use process::{Drain, Health, Kind, Tasks};
 use store::History;
@@ -142,7 +142,11 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// Commits 0 for every partition, as an operator would.
 pub async fn set_back(log: &Arc<EmbeddedLog>) {
     let mut consumer = log
-        .consume(&topics().persistence_group(), &[topics().messages().into()])
+        .consume(
+            &topics().persistence_group(),
+            &[topics().messages().into()],
+            Pace::AtOnce,
+        )
         .await
         .unwrap();
     loop {
