@@ -222,6 +222,29 @@ fn a_reset_moves_the_place_and_a_rewind_forgets_what_was_above() {
     assert_eq!(drain(&mut core).seqs, [9000]);
 }
 
+/// The frame's `last_seq` is no place of an agent's: it begins below it, and only an event says where.
+#[test]
+fn an_agent_that_is_reset_before_its_first_event_had_nothing() {
+    let mut core = Core::new(Start::default());
+    core.opened(0);
+    say(
+        &mut core,
+        0,
+        r#"{"connected":{"session":"s","user":"bo","role":"agent","node":"n","term":1,"ping_s":25}}"#,
+    );
+    conversation(&mut core, 0, 20);
+    say(&mut core, 0, r#"{"reset":{"conversation":"alice","last_seq":18}}"#);
+    let resets = std::iter::from_fn(|| core.poll_action()).filter_map(|action| match action {
+        Action::Deliver(Incoming::Reset { had, last_seq, .. }) => Some((had, last_seq)),
+        _ => None,
+    });
+    assert_eq!(resets.collect::<Vec<_>>(), [(0, 18)]);
+    for seq in [19, 20, 21] {
+        event(&mut core, 0, seq, "x", "alice");
+    }
+    assert_eq!(drain(&mut core).seqs, [19, 20, 21]);
+}
+
 #[test]
 fn a_silent_server_is_left_and_a_final_code_ends_it() {
     let mut core = customer();

@@ -16,9 +16,9 @@ pub(crate) struct Claimed {
     pub group: u64,
     /// Tells this ownership's answers from an earlier one's.
     pub claim: u64,
-    /// The highest announcements heard meanwhile, ours of this generation and anybody else's.
+    /// Our highest announcement of this generation heard meanwhile.
     heard_ours: Option<Offset>,
-    heard_others: Option<Generation>,
+    heard: Announced,
     cancel: CancelOnDrop,
 }
 
@@ -28,8 +28,7 @@ pub(crate) struct Consuming {
     pub at: TopicPartition,
     pub claim: u64,
     pub generation: Generation,
-    /// The highest announcement of anybody else.
-    heard_others: Option<Generation>,
+    heard: Announced,
     /// A repeated announcement is under way, as of this generation of the group.
     announcing: Option<u64>,
     /// Log and store disagree: nothing is read any more.
@@ -37,6 +36,29 @@ pub(crate) struct Consuming {
     /// Append time of the last record folded.
     pub last_at_ms: i64,
     cancel: CancelOnDrop,
+}
+
+/// What stands in `owners` of one partition.
+#[derive(Clone, Copy, Debug, Default)]
+struct Announced {
+    /// The highest announcement of anybody else, as nodes rank them.
+    others: Option<Generation>,
+    /// The last of all, whoever made it and in whatever generation: of a compacted topic a node that comes later reads no other.
+    last: Option<Offset>,
+}
+
+impl Announced {
+    fn hear(&mut self, said: &Heard, ours: bool) {
+        self.last = self.last.max(Some(said.offset));
+        if !ours {
+            self.others = self.others.max(Some(said.generation()));
+        }
+    }
+
+    /// Is there one that nodes rank above ours, or that is all they are left with?
+    fn hides(&self, ours: Generation) -> bool {
+        self.others.is_some_and(|theirs| theirs > ours) || self.last.is_some_and(|last| last.0 > ours.announced)
+    }
 }
 
 /// Nodes are told; the last watermarks may still be on their way to the log.
@@ -66,7 +88,7 @@ impl Claimed {
             group,
             claim,
             heard_ours: None,
-            heard_others: None,
+            heard: Announced::default(),
             cancel: CancelOnDrop(CancellationToken::new()),
         }
     }
@@ -86,7 +108,7 @@ impl Claimed {
             },
             at: self.at,
             claim: self.claim,
-            heard_others: self.heard_others,
+            heard: self.heard,
             announcing: None,
             stopped: false,
             last_at_ms: 0,
@@ -100,18 +122,18 @@ impl Consuming {
         self.cancel.0.clone()
     }
 
-    /// Somebody else announced itself above us: a commit decides who is right.
+    /// Another announcement stands above ours, or behind it in the topic: a commit decides who is right.
     pub fn contested(&self) -> bool {
-        self.heard_others.is_some_and(|theirs| theirs > self.generation)
+        self.heard.hides(self.generation)
     }
 
-    /// The partition is ours although another's announcement stands above ours. Returns the generation of the group to say so
+    /// The partition is ours although another announcement hides ours. Returns the generation of the group to say so
     /// with, unless that is under way: never below theirs, whatever they claimed, or no node would ever hear us again.
     pub fn announce_again(&mut self) -> Option<u64> {
         if !self.contested() || self.announcing.is_some() || self.stopped {
             return None;
         }
-        let theirs = self.heard_others.map_or(0, |theirs| theirs.group);
+        let theirs = self.heard.others.map_or(0, |theirs| theirs.group);
         self.announcing = Some(self.generation.group.max(theirs));
         self.announcing
     }
@@ -147,7 +169,7 @@ pub(crate) enum Said {
     Nothing,
     /// Ours landed again, above the one we know of: nodes go by the highest, and so must we.
     Ours(Generation),
-    /// Somebody else's stands above ours.
+    /// One that is not the one we stand by hides ours.
     Contested,
 }
 
@@ -170,26 +192,24 @@ impl Owned {
     pub fn heard(&mut self, said: &Heard, me: WorkerId) -> Said {
         let ours = said.worker == me;
         match self {
-            Owned::Claimed(c) if ours => {
-                if said.group == c.group {
+            Owned::Claimed(c) => {
+                c.heard.hear(said, ours);
+                if ours && said.group == c.group {
                     c.heard_ours = c.heard_ours.max(Some(said.offset));
                 }
                 Said::Nothing
             }
-            Owned::Claimed(c) => {
-                c.heard_others = c.heard_others.max(Some(said.generation()));
-                Said::Nothing
+            Owned::Consuming(c) => {
+                c.heard.hear(said, ours);
+                if ours && said.generation() > c.generation {
+                    c.generation = said.generation();
+                    Said::Ours(c.generation)
+                } else if c.contested() {
+                    Said::Contested
+                } else {
+                    Said::Nothing
+                }
             }
-            Owned::Consuming(c) if !ours => {
-                c.heard_others = c.heard_others.max(Some(said.generation()));
-                if c.contested() { Said::Contested } else { Said::Nothing }
-            }
-            Owned::Consuming(c) if said.generation() > c.generation => {
-                c.generation = said.generation();
-                Said::Ours(c.generation)
-            }
-            // Known, or of an earlier generation of ours, which nodes rank below.
-            Owned::Consuming(_) => Said::Nothing,
         }
     }
 }
@@ -231,19 +251,15 @@ mod tests {
         let adopted = Generation { group: 3, announced: 9 };
         assert_eq!(owned.heard(&said(1, 3, 9), ME), Said::Ours(adopted));
         assert_eq!(owned.heard(&said(1, 3, 8), ME), Said::Nothing);
-        assert_eq!(
-            owned.heard(&said(1, 2, 10), ME),
-            Said::Nothing,
-            "of an earlier generation"
-        );
     }
 
     #[test]
     fn the_highest_own_announcement_heard_before_the_report_is_the_one_that_counts() {
         let mut owned = Owned::Claimed(claimed());
+        owned.heard(&said(1, 2, 8), ME);
         owned.heard(&said(1, 3, 9), ME);
-        owned.heard(&said(1, 2, 12), ME);
-        assert_eq!(announced(owned, 7).generation.announced, 9);
+        let consuming = announced(owned, 7);
+        assert_eq!((consuming.generation.announced, consuming.contested()), (9, false));
         let mut owned = Owned::Claimed(claimed());
         owned.heard(&said(1, 3, 7), ME);
         assert_eq!(announced(owned, 9).generation.announced, 9);
@@ -265,7 +281,7 @@ mod tests {
     #[test]
     fn a_repeated_announcement_below_anothers_leaves_it_contested() {
         let mut consuming = claimed().announced(Offset(7));
-        consuming.heard_others = Some(said(2, 3, 11).generation());
+        consuming.heard.hear(&said(2, 3, 11), false);
         assert_eq!(consuming.announce_again(), Some(3));
         assert_eq!(consuming.announce_again(), None, "it is under way");
         consuming.announced_again(Some(Offset(10)));
@@ -295,9 +311,32 @@ mod tests {
         assert_eq!((consuming.generation, consuming.contested()), (highest, false));
     }
 
+    /// Nodes that heard ours keep to it; one that starts later finds only the last of its key in the compacted topic.
     #[test]
-    fn an_announcement_of_a_lower_generation_is_not_contested_wherever_it_stands() {
-        let mut owned = Owned::Consuming(claimed().announced(Offset(7)));
-        assert_eq!(owned.heard(&said(2, 2, 99), ME), Said::Nothing);
+    fn an_announcement_behind_ours_is_answered_whatever_its_generation_and_whoever_made_it() {
+        for worker in [1, 2] {
+            let mut owned = Owned::Consuming(claimed().announced(Offset(7)));
+            assert_eq!(owned.heard(&said(worker, 2, 6), ME), Said::Nothing);
+            assert_eq!(owned.heard(&said(worker, 2, 9), ME), Said::Contested, "worker {worker}");
+            let Owned::Consuming(mut consuming) = owned else {
+                panic!()
+            };
+            assert_eq!(consuming.announce_again(), Some(3));
+            consuming.announced_again(Some(Offset(10)));
+            let again = Generation {
+                group: 3,
+                announced: 10,
+            };
+            assert_eq!((consuming.generation, consuming.contested()), (again, false));
+        }
+    }
+
+    #[test]
+    fn an_earlier_generations_announcement_behind_ours_counts_even_if_heard_before_the_report() {
+        for worker in [1, 2] {
+            let mut owned = Owned::Claimed(claimed());
+            owned.heard(&said(worker, 2, 8), ME);
+            assert!(announced(owned, 7).contested(), "worker {worker}");
+        }
     }
 }

@@ -52,7 +52,8 @@ pub enum Op {
     },
     /// From here on `conn` expects the events above `from`: its `since` for the conversation, written with the `connect`
     /// (`resume: true`); else the `last_seq` of the conversation's first `conversation` frame on this connection. (Where a member
-    /// of staff is pushed events below that, the checker takes the first of them for the beginning.)
+    /// of staff is pushed events below that, the checker takes the first of them for the beginning; the conversation's own where a
+    /// `reset` comes before any event.)
     Begin {
         conn: String,
         conversation: String,

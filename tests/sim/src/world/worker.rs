@@ -23,6 +23,7 @@ use crate::checker::history::{Generation as Shown, Kind, Op};
 enum Waits {
     Announced {
         partition: u32,
+        group_generation: u64,
         again: bool,
     },
     Start {
@@ -57,8 +58,23 @@ struct Owned {
     /// `None` until the announcement is in the log.
     announced: Option<u64>,
     started: bool,
-    /// Somebody announced itself above us.
-    contested: bool,
+    /// The highest generation announced by anybody else, and the last announcement of all in the topic.
+    others: Option<(u64, u64)>,
+    last: Option<u64>,
+    /// A repeated announcement is under way.
+    announcing: bool,
+}
+
+impl Owned {
+    /// Another announcement stands above ours, or behind it: of a compacted topic a node that starts later reads no other.
+    fn contested(&self) -> bool {
+        self.announced.is_some_and(|announced| {
+            self.last.is_some_and(|last| last > announced)
+                || self
+                    .others
+                    .is_some_and(|theirs| theirs > (self.group_generation, announced))
+        })
+    }
 }
 
 struct Link {
@@ -203,7 +219,12 @@ impl WorkerProc {
             worker_incarnation: self.incarnation,
             group_generation: owned.group_generation,
         };
-        let token = self.wait(Waits::Announced { partition, again });
+        let group_generation = owned.group_generation;
+        let token = self.wait(Waits::Announced {
+            partition,
+            group_generation,
+            again,
+        });
         let record = ToAppend {
             topic: Topic::Owners,
             partition: 0,
@@ -214,15 +235,23 @@ impl WorkerProc {
     }
 
     fn reported(&mut self, env: &mut Env, token: u64, report: Report) {
-        let Some(Waits::Announced { partition, again }) = self.waits.remove(&token) else {
+        let Some(Waits::Announced {
+            partition,
+            group_generation,
+            again,
+        }) = self.waits.remove(&token)
+        else {
+            return;
+        };
+        // An earlier ownership's announcement says nothing of this one.
+        let owned = self.owned.get_mut(&partition);
+        let Some(owned) = owned.filter(|o| o.group_generation == group_generation) else {
             return;
         };
         let Report::Logged { offset } = report else {
             return self.announce(env, partition, again);
         };
-        let Some(owned) = self.owned.get_mut(&partition) else {
-            return;
-        };
+        owned.announcing &= !again;
         let offset = owned.announced.map_or(offset, |a| a.max(offset));
         owned.announced = Some(offset);
         let generation = Generation {
@@ -281,10 +310,11 @@ impl WorkerProc {
             if self.owned.remove(&partition).is_some() {
                 self.core.handle_lost(now_ms, Partition(partition));
             }
-        } else if self.owned.get(&partition).is_some_and(|o| o.contested) {
-            if let Some(owned) = self.owned.get_mut(&partition) {
-                owned.contested = false;
-            }
+        } else if let Some(owned) = self.owned.get_mut(&partition)
+            && owned.contested()
+            && !owned.announcing
+        {
+            owned.announcing = true;
             self.announce(env, partition, true);
         }
     }
@@ -293,18 +323,17 @@ impl WorkerProc {
         let Some(owner) = record.value.as_ref().and_then(|v| Owner::decode(v.clone()).ok()) else {
             return;
         };
-        let theirs = (owner.group_generation, record.offset);
         let Some(owned) = self.owned.get_mut(&owner.partition) else {
             return;
         };
-        let Some(announced) = owned.announced.filter(|a| theirs > (owned.group_generation, *a)) else {
-            return;
-        };
+        owned.last = owned.last.max(Some(record.offset));
         if owner.worker_incarnation != self.incarnation {
-            owned.contested = true;
-        } else if owner.group_generation == owned.group_generation {
+            owned.others = owned.others.max(Some((owner.group_generation, record.offset)));
+        } else if owner.group_generation == owned.group_generation
+            && owned.announced.is_some_and(|announced| record.offset > announced)
+        {
             // Our own announcement landed again: nodes go by it, and so must we.
-            owned.announced = Some(record.offset.max(announced));
+            owned.announced = Some(record.offset);
             let generation = Generation {
                 group: owned.group_generation,
                 announced: record.offset,

@@ -71,8 +71,12 @@ impl Client {
             }
             ServerFrame::Reset(r) => {
                 let (conn, conversation, last_seq) = (self.conn.clone(), r.conversation.into_owned(), r.last_seq);
+                let staff = !self.is_customer();
                 let place = self.places.entry(conversation.clone()).or_default();
-                place.untouched = false;
+                if std::mem::take(&mut place.untouched) && staff {
+                    // Where it began no event has said: nothing was had (`client::core`), so all of it is read.
+                    place.last = Some(0);
+                }
                 place.read_until = Some(last_seq);
                 self.record(
                     env,
