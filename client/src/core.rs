@@ -20,7 +20,7 @@ use crate::places::{Place, Places, Step};
 use crate::policy::{Backoff, Ended, wait_ms};
 
 /// Frames in flight without answer: half of the window in which a repeat is known, so that whatever is sent once more is dropped.
-const WINDOW: usize = wire::limits::REPEAT_WINDOW_EVENTS / 2;
+pub const WINDOW: usize = wire::limits::REPEAT_WINDOW_EVENTS / 2;
 /// A conversation nobody tells us about any more (an agent was detached) holds back its resends no longer than this.
 const HOLD_MS: u64 = 5_000;
 /// What goes away waits this long for the answers to what is in flight.

@@ -11,8 +11,9 @@ use crate::scan::{self, Seen};
 use crate::socket;
 use crate::stats::Stats;
 
-/// Messages of one connection without answer; the server allows 128.
-pub const OPEN_MAX: usize = 100;
+/// Messages of one connection without answer, as many as a client may have (the server allows more): what goes again after a cut
+/// is known as a repeat only that far back.
+pub const OPEN_MAX: usize = client::core::WINDOW;
 /// Room for whoever waits already on the system under test: they come first, and this pair's customer must still find a place.
 pub const AGENT_CAPACITY: u32 = 1_000;
 /// A refusal that names no time.
