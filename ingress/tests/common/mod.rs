@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use ingress::{Deps, Handle, LocalDialer, Options, Service};
 use ordered_log::{
-    Appended, Bounds, Consumer, Log, LogError, LogRecord, ProduceError, Producer, TailEvent, ToProduce, Topic,
+    Appended, Bounds, Consumer, Log, LogError, LogRecord, Pace, ProduceError, Producer, TailEvent, ToProduce, Topic,
     TopicInfo, TopicPartition, TopicSpec,
 };
 use parking_lot::Mutex;
@@ -144,7 +144,7 @@ impl Log for LogHandle {
     async fn producer(&self) -> Result<Arc<dyn Producer>, LogError> {
         Ok(Arc::new(FakeProducer(Arc::clone(&self.0))))
     }
-    async fn consume(&self, _: &str, _: &[Topic]) -> Result<Consumer, LogError> {
+    async fn consume(&self, _: &str, _: &[Topic], _: Pace) -> Result<Consumer, LogError> {
         Err(LogError::Failed("a node consumes nothing".into()))
     }
     async fn read(&self, _: &TopicPartition, _: Offset, _: usize, _: usize) -> Result<Vec<LogRecord>, LogError> {
