@@ -68,7 +68,7 @@ fn applied(recorder: &Recorder, key: &[u8], value: Option<&[u8]>) {
     }
 }
 
-fn wall_ms() -> i64 {
+pub fn wall_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }

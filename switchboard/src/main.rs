@@ -6,6 +6,7 @@ mod control;
 mod demo;
 mod dev;
 mod open;
+mod operate;
 mod roles;
 mod schema;
 mod serve;
@@ -47,6 +48,8 @@ enum Command {
     Load(load::Args),
     /// Create or check the lane's topics
     Topics(topics::TopicsArgs),
+    /// Decide while it runs: switch a feature off, revoke a user; or show what was decided
+    Control(operate::ControlArgs),
     /// Print a schema: cql, frames (JSON Schema), asyncapi, openapi
     Schema(schema::SchemaArgs),
     /// Check a configuration without starting anything
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(args),
         Command::Load(args) => run_load(args),
         Command::Topics(args) => topics::run(args),
+        Command::Control(args) => operate::run(args),
         Command::Schema(args) => schema::run(args),
         Command::Config(args) => check::run(args),
     };

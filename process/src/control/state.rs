@@ -200,6 +200,33 @@ impl ControlState {
             .map(|((feature, lane, tenant), s)| (*feature, lane.as_str(), tenant.as_str(), s))
     }
 
+    /// Is this what counts for the key now? `None`: nothing does.
+    pub fn says(&self, key: &[u8], what: Option<&control::About>) -> bool {
+        let Ok(about) = About::from_key(key) else { return false };
+        match (about, what) {
+            (About::Lane(name), Some(control::About::Lane(lane))) => self.lanes.get(name) == Some(lane),
+            (About::Lane(name), _) => !self.lanes.contains_key(name),
+            (About::Revoke(tenant, user), what) => {
+                let counts = self.revoked_before_ms.get(&(tenant.to_owned(), user.to_owned()));
+                let wanted = match what {
+                    Some(control::About::Revoke(r)) => Some(&r.before_ms),
+                    _ => None,
+                };
+                counts == wanted
+            }
+            (About::Switch(lane, tenant, name), what) => {
+                let set = Feature::from_name(name)
+                    .and_then(|feature| self.switches.get(&(feature, lane.to_owned(), tenant.to_owned())));
+                match what {
+                    Some(control::About::Switch(s)) => {
+                        set.is_some_and(|set| (set.on, set.until_ms, &set.why) == (s.on, s.until_ms, &s.why))
+                    }
+                    _ => set.is_none(),
+                }
+            }
+        }
+    }
+
     /// The highest version applied.
     pub fn version(&self) -> u64 {
         self.versions.values().copied().max().unwrap_or(0)

@@ -1,11 +1,14 @@
 //! Two nodes on a real Kafka and a real CQL server: frames of a stream on one, posted to the other; and that naming a session is no
-//! proof. Needs `SWITCHBOARD_TEST_KAFKA` and `SWITCHBOARD_TEST_CQL` (host:port); without them it says so and tests nothing.
+//! proof; and what an operator decides. Needs `SWITCHBOARD_TEST_KAFKA` and `SWITCHBOARD_TEST_CQL` (host:port); without them it says so and tests nothing.
+
+use std::time::{Duration, Instant};
 
 use client::{Incoming, Transport};
 use serde_json::{Value, json};
+use wire::CloseCode;
 
 use crate::house::{House, SECRET, binary, free_port, token};
-use crate::person::{Hello, Person, url};
+use crate::person::{Hello, Person};
 
 fn config(kafka: &str, cql: &str, lane: &str) -> String {
     format!(
@@ -154,5 +157,59 @@ async fn frames_go_up_by_another_node_than_the_stream_comes_down() {
         assert_eq!(forged, 0, "{way:?}");
         assert!(!format!("{:?}", alice.heard).contains("forged"), "{way:?}");
     }
-    let _ = url(home, Transport::WebSocket, false);
+    what_an_operator_decides_counts_on_every_node(&nodes, &kafka).await;
+}
+
+/// `switchboard control`, as an operator types it.
+fn order(kafka: &str, words: &[&str]) -> String {
+    let binary = binary().expect("the binary");
+    let brokers = format!("log.brokers=[\"{kafka}\"]");
+    let mut command = std::process::Command::new(binary);
+    let command = command.arg("control").args(words);
+    let done = command
+        .args(["--set", "log.kind=kafka", "--set", &brokers])
+        .output()
+        .unwrap();
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(done.status.success(), "{words:?}: {}", said(&done.stderr));
+    said(&done.stdout)
+}
+
+/// A revoked user's connections end within 5 s on every node and no older token comes in; a newer one does, and after `restore` all do.
+async fn what_an_operator_decides_counts_on_every_node(nodes: &[House; 2], kafka: &str) {
+    let user = format!("zoe{}", std::process::id());
+    let old = token(&user, "customer");
+    let with = |token: &str| Hello {
+        token: Some(token.to_owned()),
+        ..Hello::default()
+    };
+    let connect =
+        |node: &House, token: &str| Person::connect(node, Transport::WebSocket, "customer", &user, with(token));
+    let is_out = |i: &Incoming| {
+        matches!(i, Incoming::Disconnected { code, retry_in_ms, .. }
+            if *code == Some(CloseCode::Revoked.number()) && retry_in_ms.is_none())
+    };
+    let mut devices = [connect(&nodes[0], &old), connect(&nodes[1], &old)];
+    for device in &mut devices {
+        device.begun().await;
+    }
+    // A token says its second only.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let told = order(kafka, &["revoke", "demo", &user]);
+    let began = Instant::now();
+    assert!(told.contains(&format!("revoked demo {user}")), "{told}");
+    for device in &mut devices {
+        device.until("its end", is_out).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    for node in nodes {
+        connect(node, &old).until("a refusal", is_out).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    connect(&nodes[0], &token(&user, "customer")).begun().await;
+    order(kafka, &["restore", "demo", &user]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for node in nodes {
+        connect(node, &old).begun().await;
+    }
 }
