@@ -126,8 +126,13 @@ impl Answering {
             .desks
             .entry(tenant.clone())
             .or_insert_with(|| Desk::new(tenant.clone()));
-        let outputs = desk.apply(Position::new(self.epoch, record.offset), record.at_ms, &value);
-        self.lines.applied(desk, record, &outputs);
+        let position = Position::new(self.epoch, record.offset);
+        let is_new = desk.position().is_none_or(|last| last < position);
+        let outputs = desk.apply(position, record.at_ms, &value);
+        // What a snapshot had in it already comes again after a take-over, and changes nothing.
+        if is_new {
+            self.lines.applied(desk, record, &outputs);
+        }
         self.changed.insert(tenant);
         let known = record.offset < self.known_until;
         for output in outputs {
