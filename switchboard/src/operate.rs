@@ -158,13 +158,17 @@ async fn heard(log: &Arc<dyn Log>) -> Result<ControlState, Failed> {
     let reading = async {
         let mut tail = log.tail(CONTROL.into()).await.map_err(unavailable)?;
         let mut state = ControlState::default();
-        while let Some(TailEvent::Record(record)) = tail.recv().await {
+        while let Some(event) = tail.recv().await {
+            let TailEvent::Record(record) = event else {
+                return Ok(state);
+            };
             if let Some(key) = &record.key {
                 // What cannot be read counts nowhere, here neither.
                 let _ = state.apply(key, record.value.as_deref());
             }
         }
-        Ok(state)
+        let text = "the control topic ended before all of it was read; try again";
+        Err(Failed::new(Exit::Unavailable, text))
     };
     let late = |_| Failed::new(Exit::Unavailable, "the control topic cannot be read; is the log there?");
     tokio::time::timeout(READ_WITHIN, reading).await.map_err(late)?

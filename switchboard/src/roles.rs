@@ -16,7 +16,7 @@ use wire::LaneTopics;
 
 use crate::{Failed, control, open, topics};
 
-/// A CQL batch holds one conversation's rows, so fuller ones pay: under load rows wait this long for company.
+/// A CQL batch holds one conversation's rows, so fuller ones pay: in a busy partition rows wait this long for company.
 const CQL_GATHER_MS: u64 = 100;
 /// A state row is a statement of its own, as an event's is: of a conversation that goes on, one in this time is enough.
 const CQL_COMMIT_INTERVAL_MS: u64 = 2_000;
