@@ -253,10 +253,10 @@ async fn run(args: Run) -> Result<bool, Failed> {
     if !matches!(told, Ok(true)) {
         let kept = dir.keep();
         println!("logs and history are in {}", kept.display());
-        println!(
-            "decide it again:  cargo run -p sim -- check {}",
-            kept.join("history.jsonl").display()
-        );
+        // Once the run was decided there is what people and servers wrote, together; before, only what people saw.
+        let (all, people) = (kept.join("all.jsonl"), kept.join("history.jsonl"));
+        let history = if all.exists() { all } else { people };
+        println!("decide it again:  cargo run -p sim -- check {}", history.display());
         println!("do it again:      {again}");
     }
     told

@@ -2,6 +2,7 @@
 //! behind.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use system::Failed;
 use system::house::signal;
@@ -11,6 +12,8 @@ use crate::tools;
 pub const BROKERS: u16 = 3;
 /// A broker's records fit well; a disk fault fills what is left.
 const DISK: &str = "size=256m";
+/// Between two looks at something that ends.
+const PAUSE: Duration = Duration::from_millis(20);
 
 async fn script(path: PathBuf, args: Vec<String>, env: Vec<(&'static str, String)>) -> Result<(), Failed> {
     let name = path.display().to_string();
@@ -37,23 +40,39 @@ fn pid_of(file: &Path, mark: &str) -> Option<u32> {
     String::from_utf8_lossy(&line).contains(mark).then_some(pid)
 }
 
-/// Kills those, and returns when they are gone: the next run may begin at once on the same ports. A killed server's command line is
-/// empty while it still holds its sockets, so its state is what counts.
+/// Kills those, and returns when they are gone: the next run may begin at once on the same ports.
 fn kill_and_wait(pids: &[u32]) {
     for &pid in pids {
         let _ = signal(pid, "KILL");
     }
-    let gone = |pid: u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-        matches!(state, None | Some('Z' | 'X'))
-    };
     // A process that the kernel cannot end is not waited for without end.
     for _ in 0..500 {
-        if pids.iter().all(|&pid| gone(pid)) {
+        if pids.iter().all(|&pid| is_gone(pid)) {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Whether a process holds no socket any more. A killed one's command line is empty while it still does; and its first thread is a
+/// zombie while others still end, as the many of a JVM do: it is gone when that zombie is its last thread.
+fn is_gone(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    match stat.rsplit(") ").next().and_then(|rest| rest.chars().next()) {
+        None | Some('X') => true,
+        Some('Z') => std::fs::read_dir(format!("/proc/{pid}/task")).map_or(true, |threads| threads.count() <= 1),
+        Some(_) => false,
+    }
+}
+
+/// Waits until nobody answers there, as what is ending soon will not; a port that stays taken is told by the start script.
+async fn until_free(ports: &[u16]) {
+    for _ in 0..500 {
+        let taken = |&port: &u16| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+        if !ports.iter().any(taken) {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -112,6 +131,7 @@ impl Brokers {
 
     /// Starts these (again); returns when they answer.
     pub async fn start(&self, ids: &[u16]) -> Result<(), Failed> {
+        until_free(&ids.iter().map(|id| self.port + id - 1).collect::<Vec<_>>()).await;
         let mut args: Vec<String> = vec!["--brokers".into(), BROKERS.to_string(), "--proxied".into()];
         args.extend([self.clients.to_string(), self.first_proxy.to_string()]);
         args.extend([self.dir.display().to_string(), self.port.to_string()]);
@@ -138,9 +158,12 @@ impl Brokers {
 
     /// SIGKILL, and gone when this returns.
     pub async fn kill(&self, id: u16) -> bool {
-        let killed = self.signal(id, "KILL");
-        while self.pid(id).is_some() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        let Some(pid) = self.pid(id) else {
+            return false;
+        };
+        let killed = signal(pid, "KILL").is_ok();
+        while killed && !is_gone(pid) {
+            tokio::time::sleep(PAUSE).await;
         }
         killed
     }
@@ -178,6 +201,7 @@ impl Store {
     }
 
     pub async fn start(&self) -> Result<(), Failed> {
+        until_free(&[self.port]).await;
         let args = vec![self.dir.display().to_string(), self.port.to_string()];
         let env = vec![
             ("CASSANDRA_HEAP", "512m".into()),
@@ -200,5 +224,44 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         kill_and_wait(&Vec::from_iter(self.pid()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A JVM that was killed: its first thread has ended, another still holds the socket.
+    const FIRST_THREAD_ENDS: &str = "
+import ctypes, socket, sys, threading, time
+held = socket.create_server(('127.0.0.1', 0))
+threading.Thread(target=time.sleep, args=(60,)).start()
+print(held.getsockname()[1], flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+";
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_is_not_gone_before_its_others_have() {
+        use std::io::{BufRead, BufReader};
+        let mut child = std::process::Command::new("python3")
+            .args(["-c", FIRST_THREAD_ENDS])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3 is there");
+        let pid = child.id();
+        let mut port = String::new();
+        let said = child.stdout.take().expect("piped");
+        BufReader::new(said).read_line(&mut port).expect("a port");
+        let port: u16 = port.trim().parse().expect("a number");
+        let is_zombie = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z "));
+        while !is_zombie() {
+            std::thread::sleep(PAUSE);
+        }
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        assert!(!is_gone(pid));
+        kill_and_wait(&[pid]);
+        assert!(is_gone(pid));
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+        let _ = child.wait();
     }
 }
