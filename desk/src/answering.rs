@@ -233,3 +233,98 @@ impl Answering {
         self.desks.values().map(Desk::counts).fold(Counts::default(), add)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use prost::Message;
+    use wire::record::{Act, DeskRecord, Presence, Role, Sender};
+
+    use super::*;
+
+    const KEY: &[u8] = b"demo";
+
+    fn record(offset: u64, input: Input) -> LogRecord {
+        let value = DeskRecord {
+            version: 1,
+            input: Some(input),
+        };
+        LogRecord {
+            offset: Offset(offset),
+            at_ms: 1_000,
+            key: Some(Bytes::from_static(KEY)),
+            value: Some(value.encode_to_vec().into()),
+            headers: Vec::new(),
+        }
+    }
+
+    fn act(role: Role, user: &str, id: &str, customer: &str, deed: &str) -> Input {
+        Input::Act(Act {
+            from: Some(Sender {
+                role: role.into(),
+                user: user.into(),
+            }),
+            id: id.into(),
+            customer: customer.into(),
+            deed: deed.to_owned().into(),
+            seen_seq: u64::MAX,
+            ..Act::default()
+        })
+    }
+
+    /// An agent comes, is given alice, closes it and is given carl.
+    fn records() -> Vec<LogRecord> {
+        let presence = Presence {
+            node: 1,
+            connection: 7,
+            agent: "bo".into(),
+            connected: true,
+            ..Presence::default()
+        };
+        let status = r#"{"status":{"state":"available","capacity":1}}"#;
+        let inputs = [
+            Input::Presence(presence),
+            act(Role::Agent, "bo", "s", "", status),
+            act(Role::Customer, "alice", "r1", "alice", r#"{"request":{}}"#),
+            act(Role::Agent, "bo", "c1", "alice", r#"{"close":{}}"#),
+            act(Role::Customer, "carl", "r2", "carl", r#"{"request":{}}"#),
+        ];
+        inputs
+            .into_iter()
+            .zip(0..)
+            .map(|(input, at)| record(at, input))
+            .collect()
+    }
+
+    /// The offsets of the lines that a partition writes which begins with these desks and reads everything.
+    fn lines_of(desks: HashMap<Tenant, Desk>) -> BTreeSet<u64> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("history.jsonl");
+        let recorder = Recorder::append("desk", &file, 1 << 20).unwrap();
+        let taken = Taken {
+            desks,
+            from: Offset(0),
+            known_until: Offset(0),
+            keys: HashMap::new(),
+            obsolete: Vec::new(),
+        };
+        let mut answering = Answering::new(Epoch(1), Partition(0), 1, taken, recorder);
+        answering.apply(&records(), 1_000, &Meters::new());
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let offset = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["offset"].as_u64();
+        text.lines().filter_map(offset).collect()
+    }
+
+    #[test]
+    fn what_the_snapshot_had_already_writes_no_line_of_history_again() {
+        let tenant = Tenant::new("demo").unwrap();
+        let mut saved = Desk::new(tenant.clone());
+        for record in &records()[..4] {
+            let value = decode_desk(record.value.as_ref()).unwrap();
+            saved.apply(Position::new(Epoch(1), record.offset), record.at_ms, &value);
+        }
+        assert_eq!(lines_of(HashMap::new()), BTreeSet::from([0, 1, 2, 3, 4]));
+        // The commit was behind the snapshot: all is read again, and only the last is news.
+        assert_eq!(lines_of(HashMap::from([(tenant, saved)])), BTreeSet::from([4]));
+    }
+}

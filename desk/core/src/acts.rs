@@ -153,7 +153,7 @@ impl Desk {
             Some(_) => return Err(TAKEN),
             None => {}
         }
-        let agent = self.agents.by_name.get(&from.user).ok_or(NO_ROOM)?;
+        let agent = self.agents.get(&from.user).ok_or(NO_ROOM)?;
         if !agent.connected() || !agent.has_room(self.settings.capacity) {
             return Err(NO_ROOM);
         }
@@ -178,8 +178,12 @@ impl Desk {
         }
         let holder = session.agent().map(str::to_owned);
         let to = match (&transfer.agent, &transfer.group) {
-            (Some(agent), _) if holder.as_ref() != Some(agent) && self.is_able(agent) => agent.clone(),
-            (None, Some(group)) => self.least_loaded(group, holder.as_deref()).ok_or(NOBODY_ABLE)?,
+            (Some(agent), _) if holder.as_ref() != Some(agent) && self.agents.is_able(agent) => agent.clone(),
+            (None, Some(group)) => self
+                .agents
+                .least_loaded(group, holder.as_deref())
+                .ok_or(NOBODY_ABLE)?
+                .to_owned(),
             _ => return Err(NOBODY_ABLE),
         };
         if let Some(session) = self.sessions.get_mut(&act.customer) {
@@ -261,17 +265,19 @@ impl Desk {
     }
 
     fn status(&mut self, act: &Act, from: &Sender, status: &Status) -> Result<(), Refusal> {
-        let agent = self.agents.by_name.entry(from.user.clone()).or_default();
-        agent.state = status.state;
-        if let Some(capacity) = status.capacity {
-            agent.capacity = Some(capacity.min(CAPACITY_MAX));
-        }
-        if !act.groups.is_empty() {
-            agent.groups = act.groups.iter().cloned().collect();
-        }
-        if status.state == AgentState::Available {
-            agent.busy_ms = agent.busy_ms.max(self.clock.now_ms());
-        }
+        let now_ms = self.clock.now_ms();
+        self.agents.change(&from.user, |agent| {
+            agent.state = status.state;
+            if let Some(capacity) = status.capacity {
+                agent.capacity = Some(capacity.min(CAPACITY_MAX));
+            }
+            if !act.groups.is_empty() {
+                agent.groups = act.groups.iter().cloned().collect();
+            }
+            if status.state == AgentState::Available {
+                agent.busy_ms = agent.busy_ms.max(now_ms);
+            }
+        });
         Ok(())
     }
 }

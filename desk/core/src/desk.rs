@@ -12,6 +12,7 @@ use wire::{Position, Tenant};
 use crate::agents::{Agent, AgentState, Agents};
 use crate::answered::Answered;
 use crate::clock::Clock;
+use crate::line::Line;
 use crate::output::{Cause, Out, Output, Said, What};
 use crate::session::{Session, Stage};
 use crate::settings::Settings;
@@ -34,9 +35,9 @@ pub struct Desk {
     /// Orders given so far, at the end of the line and at its front.
     pub(crate) back: i64,
     pub(crate) front: i64,
-    /// (priority, order) → customer. Made anew from the sessions after a load.
+    /// Made anew from the sessions after a load.
     #[serde(skip)]
-    pub(crate) line: BTreeMap<(u32, i64), String>,
+    pub(crate) line: Line,
     /// Who came into the line with this record, and why: not told yet. Empty between records.
     #[serde(skip)]
     pub(crate) untold: BTreeMap<String, Cause>,
@@ -68,18 +69,21 @@ pub struct Counts {
 
 impl Desk {
     pub fn new(tenant: Tenant) -> Self {
+        let settings = Settings::default();
+        let mut agents = Agents::default();
+        agents.find_anew(settings.capacity);
         Self {
             tenant,
             position: None,
             clock: Clock::default(),
-            settings: Settings::default(),
-            agents: Agents::default(),
+            settings,
+            agents,
             sessions: BTreeMap::new(),
             answered: Answered::default(),
             closes: VecDeque::new(),
             back: 0,
             front: 0,
-            line: BTreeMap::new(),
+            line: Line::default(),
             untold: BTreeMap::new(),
             idle_due: IdleDue::default(),
         }
@@ -131,6 +135,7 @@ impl Desk {
             Some(Input::Settings(settings)) => {
                 if let Some(new) = Settings::parse(&settings.json) {
                     self.settings = new;
+                    self.agents.find_anew(self.settings.capacity);
                     self.idle_due = IdleDue::default();
                 }
             }
@@ -156,7 +161,7 @@ impl Desk {
         for c in &alive.connections {
             stays.entry(&c.agent).or_default().insert(c.connection);
         }
-        self.agents.replace_connections(alive.node, stays, self.clock.now_ms());
+        self.agents.replace_connections(alive.node, &stays, self.clock.now_ms());
         for c in &alive.connections {
             self.agents.connect(&c.agent, alive.node, c.connection, &c.groups);
         }
@@ -252,27 +257,20 @@ impl Desk {
     /// Takes the session out of the line, or from its agent.
     pub(crate) fn leave_place(&mut self, customer: &str, session: &Session) {
         match &session.stage {
-            Stage::Waiting { order, .. } => {
-                self.line.remove(&(session.priority, *order));
-            }
+            Stage::Waiting { order, .. } => self.line.leave((session.priority, *order)),
             Stage::Active { agent } => {
                 let now_ms = self.clock.now_ms();
-                if let Some(agent) = self.agents.by_name.get_mut(agent) {
+                self.agents.change(agent, |agent| {
                     agent.active.remove(customer);
                     agent.busy_ms = now_ms;
-                }
+                });
             }
         }
     }
 
     pub(crate) fn stand_in_line(&mut self, customer: &str) {
-        if let Some(Session {
-            stage: Stage::Waiting { order, .. },
-            priority,
-            ..
-        }) = self.sessions.get(customer)
-        {
-            self.line.insert((*priority, *order), customer.to_owned());
+        if let Some(session) = self.sessions.get(customer) {
+            self.line.stand(customer, session);
         }
     }
 
@@ -318,7 +316,7 @@ impl Desk {
     }
 
     pub fn agents(&self) -> &BTreeMap<String, Agent> {
-        &self.agents.by_name
+        self.agents.by_name()
     }
 
     pub fn settings(&self) -> &Settings {
@@ -331,7 +329,7 @@ impl Desk {
             ..Counts::default()
         };
         counts.assigned = self.sessions.len() - counts.waiting;
-        for agent in self.agents.by_name.values() {
+        for agent in self.agents.by_name().values() {
             match agent.state {
                 _ if !agent.connected() => counts.gone += 1,
                 AgentState::Available => counts.available += 1,

@@ -3,8 +3,8 @@
 //! `Desk::apply(position, append time, record) → outputs`. The same records in the same order give the same outputs and
 //! the same state, from the start or from a snapshot, so a replay repeats what was said before and decides nothing anew.
 //!
-//! Walk: `desk` (what one record does, in which order) → `acts` (people's deeds) → `serve` (who gets whom) → `agents`
-//! (who is there) → `session` → `output` (the records that go out) → `snapshot`.
+//! Walk: `desk` (what one record does, in which order) → `acts` (people's deeds) → `serve` (who gets whom) → `line`
+//! (who waits) → `agents` (who is there) → `session` → `output` (the records that go out) → `snapshot`.
 //!
 //! What holds after every record (I16): a conversation is nowhere, in line, or with one agent; nobody is given a session
 //! beyond their capacity; nobody waits while an eligible agent has room; what a conversation shows is what the desk has,
@@ -21,6 +21,7 @@ mod answered;
 mod clock;
 mod deed;
 mod desk;
+mod line;
 mod output;
 mod serve;
 mod session;

@@ -16,6 +16,9 @@ pub enum Stage {
     },
 }
 
+/// In line: (priority, order). The smallest is served first.
+pub(crate) type Place = (u32, i64);
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Session {
     pub stage: Stage,
@@ -43,6 +46,14 @@ impl Session {
         match &self.stage {
             Stage::Active { agent } => Some(agent),
             Stage::Waiting { .. } => None,
+        }
+    }
+
+    /// In line, if it waits.
+    pub(crate) fn place(&self) -> Option<Place> {
+        match self.stage {
+            Stage::Waiting { order, .. } => Some((self.priority, order)),
+            Stage::Active { .. } => None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A month: longer is never.
+/// A month. Longer than that is a month, so that sums with it stay far from overflow.
 const IDLE_CLOSE_MS_MAX: i64 = 2_592_000_000;
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -11,7 +11,7 @@ pub struct Settings {
     /// How long a lost agent keeps the sessions.
     pub grace_ms: i64,
     /// A session in which nothing was said for this long is closed; 0: never. Activity is told every 30 s, so less than a
-    /// minute is a minute.
+    /// minute is a minute; more than a month is a month.
     pub idle_close_ms: i64,
     /// Of agents that named none.
     pub capacity: u32,

@@ -96,7 +96,7 @@ impl Desk {
     /// The snapshot's records, in the order in which they must be written. Each is made when it is asked for.
     pub fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
         let name = self.position.map_or_else(String::new, |p| name_of(self.tenant(), p));
-        let small = self.sessions.len() + self.agents.by_name.len() <= WHOLE_MAX;
+        let small = self.sessions.len() + self.agents.by_name().len() <= WHOLE_MAX;
         let whole = small.then(|| Piece {
             key: name.clone().into(),
             value: self.snapshot(),
@@ -107,7 +107,7 @@ impl Desk {
 
     fn split(&self, name: String) -> impl Iterator<Item = Piece> + '_ {
         let mut sessions = self.sessions.iter().peekable();
-        let mut agents = self.agents.by_name.iter().peekable();
+        let mut agents = self.agents.by_name().iter().peekable();
         let mut made = 0;
         let mut done = false;
         std::iter::from_fn(move || {
@@ -141,14 +141,15 @@ impl Desk {
             parts: Some(Parts {
                 parts,
                 sessions: self.sessions.len(),
-                agents: self.agents.by_name.len(),
+                agents: self.agents.by_name().len(),
             }),
             desk: &without,
         })
     }
 
-    /// The line is not in the snapshot: it is made from the sessions.
+    /// The line and the look-ups are not in the snapshot: they are made from sessions and agents.
     fn in_line(mut self) -> Self {
+        self.agents.find_anew(self.settings.capacity);
         let customers: Vec<String> = self.sessions.keys().cloned().collect();
         for customer in customers {
             self.stand_in_line(&customer);
@@ -279,12 +280,12 @@ fn newest(found: BTreeMap<String, Found>) -> Result<Option<Restored>, BadSnapsho
             for bytes in found.parts.range(..wanted.parts).map(|(_, bytes)| bytes) {
                 let Part { sessions, agents } = serde_json::from_slice(bytes)?;
                 desk.sessions.extend(sessions);
-                desk.agents.by_name.extend(agents);
+                desk.agents.add(agents);
             }
             let there = Parts {
                 parts: found.parts.range(..wanted.parts).count() as u32,
                 sessions: desk.sessions.len(),
-                agents: desk.agents.by_name.len(),
+                agents: desk.agents.by_name().len(),
             };
             if there != wanted {
                 return Err(BadSnapshot::Incomplete);

@@ -261,6 +261,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => Just(r#"{"status":{"state":"available","capacity":1}}"#),
         1 => Just(r#"{"status":{"state":"busy"}}"#),
         1 => Just(r#"{"status":{"state":"away","capacity":0}}"#),
+        1 => Just(r#"{"status":{"state":"available"}}"#),
     ];
     let role = prop_oneof![3 => Just(Role::Agent), 1 => Just(Role::Supervisor)];
     let on_nodes = prop::collection::vec(0usize..3, 0..4);
@@ -279,6 +280,7 @@ fn input() -> impl Strategy<Value = Input> {
         }),
         4 => Just(Input::Tick(Tick {})),
         1 => Just(Input::Settings(Settings { json: br#"{"grace_ms":4000,"idle_close_ms":60000}"#.as_slice().into() })),
+        1 => Just(Input::Settings(Settings { json: br#"{"grace_ms":1000,"capacity":1}"#.as_slice().into() })),
     ]
 }
 
