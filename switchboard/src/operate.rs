@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use ordered_log::{Log, LogError, TailEvent, append};
+use process::config::LogKind;
 use process::control::{ControlState, Feature};
+use process::logging::clean;
 use process::{Config, Exit};
 use prost::Message;
 use serde_json::json;
 use wire::record::{Control, Revoke, Switch, control};
 use wire::topics::CONTROL;
-use wire::{Lane, Partition, Tenant};
+use wire::{Lane, Partition, Tenant, User};
 
 use crate::control::wall_ms;
 use crate::{Failed, open};
@@ -21,7 +23,7 @@ use crate::{Failed, open};
 /// The topic is small; whoever cannot read it in this time cannot reach the log.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 
-/// Needs the log, as every process does: of an embedded one, which belongs to the process that has it open, nobody else can.
+/// Orders go through Kafka. An embedded log is open in its one process, and nobody else can write to it.
 #[derive(Args, Debug)]
 pub struct ControlArgs {
     #[command(subcommand)]
@@ -59,11 +61,11 @@ struct SwitchArgs {
     #[arg(long)]
     tenant: Option<Tenant>,
     /// Counts for so long, and then no more (default: until changed)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     minutes: Option<u32>,
     /// Why; shown with the switch
-    #[arg(long, default_value = "")]
-    why: String,
+    #[arg(long)]
+    why: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -77,7 +79,7 @@ enum Setting {
 #[derive(Args, Debug)]
 struct UserArgs {
     tenant: Tenant,
-    user: String,
+    user: User,
 }
 
 fn feature(name: &str) -> Result<Feature, String> {
@@ -91,7 +93,35 @@ struct Decision {
     about: Option<control::About>,
 }
 
+impl Decision {
+    fn value(&self, version: u64) -> Option<Vec<u8>> {
+        let about = self.about.clone()?;
+        let record = Control {
+            version,
+            about: Some(about),
+        };
+        Some(record.encode_to_vec())
+    }
+}
+
+/// Above every version that was read, and above those that compaction took from the topic with what was taken back: processes that run
+/// on still know them, and what is not above them changes nothing there.
+fn next_version(state: &ControlState, now_ms: i64) -> u64 {
+    (state.version() + 1).max(u64::try_from(now_ms).unwrap_or(0))
+}
+
 impl Order {
+    /// A switch taken away has neither an end nor a reason.
+    fn makes_sense(&self) -> Result<(), Failed> {
+        match self {
+            Order::Switch(s) if s.setting == Setting::Default && (s.minutes.is_some() || s.why.is_some()) => {
+                let text = "`default` takes the switch away: --minutes and --why go with `on` and `off`";
+                Err(Failed::new(Exit::Usage, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// `None`: nothing is decided, only shown.
     fn decision(&self, now_ms: i64) -> Option<Decision> {
         let revocation = |of: &UserArgs| format!("revoke/{}/{}", of.tenant, of.user);
@@ -102,7 +132,7 @@ impl Order {
                 key: revocation(of),
                 about: Some(control::About::Revoke(Revoke {
                     tenant: of.tenant.to_string(),
-                    user: of.user.clone(),
+                    user: of.user.to_string(),
                     before_ms: now_ms,
                 })),
             },
@@ -128,7 +158,7 @@ impl SwitchArgs {
                     name: self.feature.as_str().into(),
                     on: self.setting == Setting::On,
                     until_ms,
-                    why: self.why.clone(),
+                    why: self.why.clone().unwrap_or_default(),
                 })
             }),
         }
@@ -139,10 +169,16 @@ pub fn run(args: ControlArgs) -> Result<Exit, Failed> {
     let config = Config::load(args.config.as_deref(), std::env::vars(), &args.overrides)
         .and_then(|config| config.validate().map(|()| config))
         .map_err(|e| Failed::new(Exit::Config, e))?;
+    if config.log.kind == LogKind::Embedded {
+        let text = "an embedded log belongs to its one process, and takes no orders from another; for Kafka's name the configuration (--config FILE), or --set log.kind=kafka --set 'log.brokers=[\"HOST:PORT\"]'";
+        return Err(Failed::new(Exit::Usage, text));
+    }
+    args.order.makes_sense()?;
     crate::runtime(1)?.block_on(async {
         let log = open::log(&config).await?;
         let mut state = heard(&log).await?;
         if let Some(decision) = args.order.decision(wall_ms()) {
+            changes_something(&state, &decision)?;
             decide(&config, &log, &state, &decision).await?;
             state = heard(&log).await?;
             is_in_force(&state, &decision)?;
@@ -174,13 +210,22 @@ async fn heard(log: &Arc<dyn Log>) -> Result<ControlState, Failed> {
     tokio::time::timeout(READ_WITHIN, reading).await.map_err(late)?
 }
 
+/// What is not there cannot be taken away: most likely it stands under another lane or tenant.
+fn changes_something(state: &ControlState, what: &Decision) -> Result<(), Failed> {
+    if what.about.is_some() || !state.says(what.key.as_bytes(), None) {
+        return Ok(());
+    }
+    let text = format!(
+        "there is no {} to take away; give the lane and tenant it was set with. What is set:\n{}",
+        clean(&what.key),
+        shown(state, wall_ms()).trim_end()
+    );
+    Err(Failed::new(Exit::Usage, text))
+}
+
 async fn decide(config: &Config, log: &Arc<dyn Log>, state: &ControlState, what: &Decision) -> Result<(), Failed> {
     let recorder = open::recorder(config, "operator")?;
-    let version = state.version() + 1;
-    let value = what.about.clone().map(|about| Control {
-        version,
-        about: Some(about),
-    });
+    let version = next_version(state, wall_ms());
     // Before it is there: others may apply it before we hear that it is.
     if let Some(about) = &what.about {
         let on = !matches!(about, control::About::Switch(s) if !s.on);
@@ -192,10 +237,13 @@ async fn decide(config: &Config, log: &Arc<dyn Log>, state: &ControlState, what:
         CONTROL.into(),
         Partition(0),
         Some(what.key.clone().into()),
-        value.map(|v| v.encode_to_vec().into()),
+        what.value(version).map(Into::into),
     )
     .await
-    .map_err(|e| Failed::new(Exit::Unavailable, e))?;
+    .map_err(|e| {
+        let text = format!("{e}; whether it counts shows `switchboard control show`: if it does not, decide again");
+        Failed::new(Exit::Unavailable, text)
+    })?;
     Ok(())
 }
 
@@ -211,11 +259,11 @@ fn is_in_force(state: &ControlState, what: &Decision) -> Result<(), Failed> {
 fn shown(state: &ControlState, now_ms: i64) -> String {
     let mut lines = Vec::new();
     for (feature, lane, tenant, switch) in state.switches(now_ms) {
-        let all = |name: &str, all: &str| {
+        let all = |name: &str| {
             if name.is_empty() {
-                all.to_owned()
+                "(all)".to_owned()
             } else {
-                name.to_owned()
+                clean(name).to_string()
             }
         };
         let until = match switch.until_ms {
@@ -225,18 +273,19 @@ fn shown(state: &ControlState, now_ms: i64) -> String {
         let why = if switch.why.is_empty() {
             String::new()
         } else {
-            format!(": {}", switch.why)
+            format!(": {}", clean(&switch.why))
         };
         lines.push(format!(
             "switch  {:<15} {:<4} lane {}, tenant {}{until}{why}",
             feature.as_str(),
             if switch.on { "on" } else { "off" },
-            all(lane, "(all)"),
-            all(tenant, "(all)"),
+            all(lane),
+            all(tenant),
         ));
     }
     for (tenant, user, before_ms) in state.revocations() {
         let ago = (now_ms - before_ms).max(0) / 1_000;
+        let (tenant, user) = (clean(tenant), clean(user));
         lines.push(format!("revoked {tenant} {user}: tokens issued more than {ago} s ago"));
     }
     if lines.is_empty() {
@@ -249,6 +298,7 @@ fn shown(state: &ControlState, now_ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use process::control::Applied;
 
     use super::*;
 
@@ -258,23 +308,16 @@ mod tests {
         control: ControlArgs,
     }
 
+    fn parsed(line: &str) -> Order {
+        let words = std::iter::once("control").chain(line.split(' '));
+        Line::try_parse_from(words).unwrap().control.order
+    }
+
     /// What is written for this command line, as every process then reads it.
     fn applied(state: &mut ControlState, line: &str, now_ms: i64) -> Decision {
-        let words = std::iter::once("control").chain(line.split(' '));
-        let decision = Line::try_parse_from(words)
-            .unwrap()
-            .control
-            .order
-            .decision(now_ms)
-            .unwrap();
-        let value = decision.about.clone().map(|about| {
-            let version = state.version() + 1;
-            Control {
-                version,
-                about: Some(about),
-            }
-            .encode_to_vec()
-        });
+        let decision = parsed(line).decision(now_ms).unwrap();
+        assert!(changes_something(state, &decision).is_ok(), "{line}");
+        let value = decision.value(next_version(state, now_ms));
         state.apply(decision.key.as_bytes(), value.as_deref()).unwrap();
         assert!(is_in_force(state, &decision).is_ok(), "{line}");
         decision
@@ -310,6 +353,40 @@ mod tests {
         let mine = applied(&mut state, "switch typing off", 1_000);
         applied(&mut state, "switch typing on", 1_000);
         assert!(is_in_force(&state, &mine).is_err());
+    }
+
+    #[test]
+    fn a_second_revocation_counts_where_the_first_is_remembered_though_the_topic_has_forgotten_it() {
+        let mut running = ControlState::default();
+        for (line, at_ms) in [("switch typing off", 3), ("revoke demo al", 4), ("restore demo al", 5)] {
+            applied(&mut running, line, at_ms);
+        }
+        // Compaction took the revocation and what took it back: an operator's command reads nothing of them.
+        let read = ControlState::default();
+        let again = parsed("revoke demo al").decision(9_000).unwrap();
+        let value = again.value(next_version(&read, 9_000));
+        assert_eq!(
+            running.apply(again.key.as_bytes(), value.as_deref()),
+            Ok(Applied::Changed)
+        );
+        assert!(running.is_revoked("demo", "al", 8_999));
+    }
+
+    #[test]
+    fn an_order_that_changes_nothing_is_told() {
+        let mut state = ControlState::default();
+        applied(&mut state, "switch typing off --tenant demo", 1_000);
+        for line in ["switch typing default", "restore demo al"] {
+            let why = changes_something(&state, &parsed(line).decision(2_000).unwrap()).unwrap_err();
+            assert!(
+                why.text.contains("typing") && why.text.contains("tenant demo"),
+                "{}",
+                why.text
+            );
+        }
+        assert!(parsed("switch typing default --minutes 3").makes_sense().is_err());
+        assert!(Line::try_parse_from(["control", "switch", "typing", "off", "--minutes", "0"]).is_err());
+        assert!(Line::try_parse_from(["control", "revoke", "demo", ""]).is_err());
     }
 
     #[test]
