@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{FOLD_RECORDS_MAX, INBOX_BYTES_MAX, INBOX_RECORDS_MAX};
+use crate::{FOLD_BYTES_MAX, FOLD_RECORDS_MAX, INBOX_BYTES_MAX, INBOX_RECORDS_MAX};
 
 pub(crate) struct Inbox {
     at: TopicPartition,
@@ -25,6 +25,13 @@ struct Inner {
     paused: bool,
 }
 
+impl Inner {
+    /// There is as much as one batch takes.
+    fn is_full(&self) -> bool {
+        self.records.len() >= FOLD_RECORDS_MAX || self.bytes >= FOLD_BYTES_MAX
+    }
+}
+
 impl Inbox {
     pub fn new(at: TopicPartition, control: Arc<dyn ConsumerControl>) -> Self {
         Self {
@@ -38,11 +45,11 @@ impl Inbox {
     /// Never waits. What was read before the pause took effect is still taken in.
     pub fn put(&self, records: Vec<LogRecord>) {
         let mut inner = self.inner.lock();
-        let before = inner.records.len();
+        let (was_empty, was_full) = (inner.records.is_empty(), inner.is_full());
         inner.bytes += records.iter().map(bytes_of).sum::<usize>();
         inner.records.extend(records);
         // In between, whoever waits for more has nothing to look at.
-        let tell = before == 0 || (before < FOLD_RECORDS_MAX && inner.records.len() >= FOLD_RECORDS_MAX);
+        let tell = was_empty || (!was_full && inner.is_full());
         if !inner.paused && (inner.records.len() > INBOX_RECORDS_MAX || inner.bytes > INBOX_BYTES_MAX) {
             inner.paused = true;
             // Under the lock, so that a pause and a resume cannot overtake each other.
@@ -77,13 +84,16 @@ impl Inbox {
         taken
     }
 
-    /// Returns when there is something to take, and it is `from` already or there is much. For one waiter.
+    /// Returns when there is something to take, and it is `from` already or a batch is full. For one waiter.
     pub async fn ready(&self, from: Instant) {
         loop {
-            let waiting = self.inner.lock().records.len();
-            if waiting == 0 {
+            let (is_empty, is_full) = {
+                let inner = self.inner.lock();
+                (inner.records.is_empty(), inner.is_full())
+            };
+            if is_empty {
                 self.filled.notified().await;
-            } else if waiting >= FOLD_RECORDS_MAX || Instant::now() >= from {
+            } else if is_full || Instant::now() >= from {
                 return;
             } else {
                 // More may come until then, or nothing: both are looked at again.

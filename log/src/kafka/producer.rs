@@ -3,8 +3,8 @@
 //! The `sent` rule: a report is `Ok` only if its offset is above every offset reported before for that partition by this
 //! producer. librdkafka reports a duplicate sequence number as success, with an offset that says nothing (gotcha 2).
 //!
-//! rdkafka's `poll` returns only at its deadline, and spins through the last part of a millisecond. So the thread polls
-//! without waiting until no report comes any more, flushes the sinks, and sleeps: shortly while something is in flight.
+//! rdkafka's `poll` returns only at its deadline, but waits in librdkafka's queue and hands each report over as it comes; it spins
+//! through the deadline's last millisecond. So the thread polls for long while something is in flight, and sleeps while nothing is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use process::metrics::{
     Counter, Gauge, Histogram, KAFKA_ERRORS_TOTAL, KAFKA_PRODUCER_REPLACED_TOTAL, LOG_APPEND_SECONDS,
     LOG_APPENDED_TOTAL, PRODUCE_IN_FLIGHT,
@@ -29,11 +29,10 @@ use wire::limits::{PRODUCE_IN_FLIGHT_BYTES_MAX, PRODUCE_IN_FLIGHT_MAX};
 use super::wake::Wake;
 use super::{InFlight, KafkaOptions, code_of, settings, unavailable};
 use crate::record::{bytes_of, count_errors};
-use crate::sinks::Sinks;
 use crate::{Appended, LogError, ProduceError, Producer, Reports, ToProduce, TopicPartition};
 
-/// Reports are looked for this often while something is in flight: costs their latency half of it, and 1 % of a core.
-const ROUND: Duration = Duration::from_micros(400);
+/// While something is in flight, the thread looks up from the reports this often: for a fatal error and for the end.
+const ROUND: Duration = Duration::from_millis(250);
 const IDLE_ROUND: Duration = Duration::from_millis(500);
 /// What a record in flight costs besides its bytes.
 const RECORD_OVERHEAD_BYTES: usize = 256;
@@ -56,9 +55,6 @@ struct Flight {
     process: Arc<InFlight>,
     /// Of this producer.
     records: AtomicUsize,
-    unflushed: Mutex<Sinks>,
-    /// Reports so far.
-    reported: AtomicUsize,
     wake: Wake,
     fatal: AtomicBool,
     stopping: AtomicBool,
@@ -151,13 +147,8 @@ impl Flight {
             Err(error) => count_errors("kafka", error, 1),
         }
         pending.reports.report(pending.token, outcome);
-        self.unflushed.lock().add(pending.reports);
-        self.reported.fetch_add(1, Ordering::Release);
+        pending.reports.flush();
         self.release(pending.bytes);
-    }
-
-    fn flush_sinks(&self) {
-        self.unflushed.lock().flush();
     }
 }
 
@@ -168,8 +159,6 @@ impl KafkaProducer {
         let flight = Arc::new(Flight {
             process,
             records: AtomicUsize::new(0),
-            unflushed: Mutex::default(),
-            reported: AtomicUsize::new(0),
             wake: Wake::default(),
             fatal: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -201,8 +190,10 @@ impl Inner {
     fn poll(&self, last_words: Duration) {
         let mut deadline = None;
         loop {
-            self.take_reports();
             let idle = self.flight.records.load(Ordering::Acquire) == 0;
+            self.flight
+                .in_flight
+                .set(self.flight.process.records.load(Ordering::Acquire) as f64);
             if idle && self.flight.stopping.load(Ordering::Acquire) {
                 return;
             }
@@ -219,25 +210,9 @@ impl Inner {
             if idle {
                 self.flight.wake.sleep(IDLE_ROUND);
             } else {
-                std::thread::sleep(ROUND);
+                self.current.read().poll(ROUND);
             }
         }
-    }
-
-    /// One poll carries out one event: the reports of one answer of a broker for one partition.
-    fn take_reports(&self) {
-        let current = self.current.read();
-        loop {
-            let before = self.flight.reported.load(Ordering::Acquire);
-            current.poll(Duration::ZERO);
-            if self.flight.reported.load(Ordering::Acquire) == before {
-                break;
-            }
-        }
-        self.flight.flush_sinks();
-        self.flight
-            .in_flight
-            .set(self.flight.process.records.load(Ordering::Acquire) as f64);
     }
 
     fn replace(&self) {

@@ -117,5 +117,7 @@ pub(super) fn reading(options: &KafkaOptions, group: &str) -> ClientConfig {
 pub(super) fn tailing(options: &KafkaOptions, group: &str) -> ClientConfig {
     let mut config = reading(options, group);
     config.set("auto.offset.reset", "earliest");
+    // What comes is answered at once all the same; this is how late an empty topic is known to be at its end, once.
+    config.set("fetch.wait.max.ms", "250");
     config
 }

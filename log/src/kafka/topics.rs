@@ -20,6 +20,9 @@ use crate::{LogError, TopicInfo, TopicSpec};
 const ID_SETTING: &str = "message.timestamp.before.max.ms";
 /// Ids are far above any sensible value of the setting.
 const ID_MIN: u64 = 1 << 61;
+/// Of compacted topics: small and old enough to be compacted soon.
+const COMPACTED_SEGMENT_BYTES: u64 = 32 << 20;
+const COMPACTED_SEGMENT_MS: u64 = 600_000;
 /// A new topic's leaders are there within this.
 const LED_WITHIN: Duration = Duration::from_secs(15);
 /// A topic that was just made is known to every broker within this.
@@ -55,7 +58,7 @@ pub(super) async fn partitions(reader: &Arc<Reader>, topic: &str) -> Result<Opti
 fn settings_of(spec: &TopicSpec) -> Vec<(&'static str, String)> {
     let random = uuid::Uuid::new_v4().as_u64_pair().0;
     let id = ID_MIN | (random >> 3);
-    vec![
+    let mut settings = vec![
         (ID_SETTING, id.to_string()),
         ("message.timestamp.type", "LogAppendTime".to_owned()),
         (
@@ -70,7 +73,14 @@ fn settings_of(spec: &TopicSpec) -> Vec<(&'static str, String)> {
             "min.insync.replicas",
             spec.replication.saturating_sub(1).max(1).to_string(),
         ),
-    ]
+    ];
+    if spec.compacted {
+        // Who starts reads the whole topic. A broker never compacts the segment it writes to, and its own are of 1 GiB.
+        settings.push(("segment.bytes", COMPACTED_SEGMENT_BYTES.to_string()));
+        settings.push(("segment.ms", COMPACTED_SEGMENT_MS.to_string()));
+        settings.push(("min.cleanable.dirty.ratio", "0.1".to_owned()));
+    }
+    settings
 }
 
 pub(super) async fn create(options: &KafkaOptions, reader: &Arc<Reader>, specs: &[TopicSpec]) -> Result<(), LogError> {

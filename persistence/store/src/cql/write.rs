@@ -4,6 +4,8 @@
 //! Rows of one partition key travel in one unlogged batch: to the replicas it is one mutation, and to us one frame instead
 //! of many.
 
+use std::collections::HashMap;
+
 use futures::{StreamExt, TryStreamExt, stream};
 use scylla::statement::batch::{Batch, BatchStatement, BatchType};
 use scylla::statement::prepared::PreparedStatement;
@@ -28,18 +30,35 @@ struct Context<'w> {
 pub(super) async fn write(cql: &Cql, write: &PartitionWrite, now_ms: i64) -> Result<(), StoreError> {
     let context = &Context { cql, write, now_ms };
     let side_by_side = cql.in_flight_max;
-    stream::iter(&write.conversations)
+    // Marks stand in the row of the state: where both are written they are one mutation.
+    let mut marks: HashMap<&ConversationKey, &StoredMarks> =
+        write.marks.iter().map(|(key, marks)| (key, marks)).collect();
+    let with_marks: Vec<_> = write
+        .conversations
+        .iter()
+        .map(|conversation| {
+            let key = conversation.key.as_ref().filter(|_| conversation.state.is_some());
+            (conversation, key.and_then(|key| marks.remove(key)))
+        })
+        .collect();
+    stream::iter(with_marks)
         .map(Ok)
-        .try_for_each_concurrent(side_by_side, |conversation| context.conversation(conversation))
+        .try_for_each_concurrent(side_by_side, |(conversation, marks)| {
+            context.conversation(conversation, marks)
+        })
         .await?;
-    stream::iter(&write.marks)
+    stream::iter(marks)
         .map(Ok)
         .try_for_each_concurrent(side_by_side, |(key, marks)| context.marks(key, marks))
         .await
 }
 
 impl Context<'_> {
-    async fn conversation(&self, conversation: &ConversationWrite) -> Result<(), StoreError> {
+    async fn conversation(
+        &self,
+        conversation: &ConversationWrite,
+        marks: Option<&StoredMarks>,
+    ) -> Result<(), StoreError> {
         let Some(key) = &conversation.key else {
             return Err(StoreError::Failed("a conversation's write without its key".into()));
         };
@@ -58,7 +77,7 @@ impl Context<'_> {
                 futures::try_join!(events, open, closed)?;
             }
         }
-        self.state(key, conversation).await
+        self.state(key, conversation, marks).await
     }
 
     async fn events(&self, key: &ConversationKey, events: &[EventRow]) -> Result<(), StoreError> {
@@ -84,7 +103,12 @@ impl Context<'_> {
         })
     }
 
-    async fn state(&self, key: &ConversationKey, write: &ConversationWrite) -> Result<(), StoreError> {
+    async fn state(
+        &self,
+        key: &ConversationKey,
+        write: &ConversationWrite,
+        marks: Option<&StoredMarks>,
+    ) -> Result<(), StoreError> {
         let statements = &self.cql.statements;
         let last_event = write.events.last();
         let last_seq = last_event.map_or(Seq::ZERO, |row| row.seq).max(write.last_seq);
@@ -104,7 +128,13 @@ impl Context<'_> {
             ),
             (None, None) => return Ok(()),
         };
-        self.cql.execute(statement, values).await
+        let Some(marks) = marks else {
+            return self.cql.execute(statement, values).await;
+        };
+        let (mut batch, mut of_marks) = self.marks_batch(key, marks);
+        batch.append_statement(statement.clone());
+        of_marks.push(values);
+        self.cql.execute_batch(&batch, &of_marks).await
     }
 
     async fn open_session(&self, key: &ConversationKey, session: &OpenSessionWrite) -> Result<(), StoreError> {
@@ -142,13 +172,21 @@ impl Context<'_> {
     /// Each mark is a cell whose write time is the mark itself: the store keeps the highest, whatever the order, and two
     /// writers at once cannot undo one another. Nothing is read.
     async fn marks(&self, key: &ConversationKey, marks: &StoredMarks) -> Result<(), StoreError> {
+        let (batch, values) = self.marks_batch(key, marks);
+        if values.is_empty() {
+            return Ok(());
+        }
+        self.cql.execute_batch(&batch, &values).await
+    }
+
+    fn marks_batch<'r>(&self, key: &'r ConversationKey, marks: &StoredMarks) -> (Batch, Vec<Values<'r>>) {
         let marks = [
             marks.customer_recv,
             marks.customer_read,
             marks.agent_recv,
             marks.agent_read,
         ];
-        let (mut batch, mut values) = (self.cql.batch(), Vec::with_capacity(4));
+        let (mut batch, mut values) = (self.cql.batch(), Vec::with_capacity(5));
         for (mark, statement) in marks.into_iter().zip(&self.cql.statements.put_marks) {
             // Nothing has arrived: what is not there says the same.
             if mark > 0 {
@@ -156,10 +194,7 @@ impl Context<'_> {
                 values.push(Values::Number(key, mark as i64, mark));
             }
         }
-        if values.is_empty() {
-            return Ok(());
-        }
-        self.cql.execute_batch(&batch, &values).await
+        (batch, values)
     }
 
     async fn send(&self, statement: &PreparedStatement, mut values: Vec<Values<'_>>) -> Result<(), StoreError> {
