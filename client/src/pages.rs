@@ -105,7 +105,7 @@ impl Pages {
         })
     }
 
-    /// Everything after `after` up to `upto` or the end, page by page; waits when it is told to.
+    /// Everything after `after` up to `upto`, or as far as it is stored, page by page; waits when it is told to.
     pub async fn all(&self, token: &str, conversation: &str, after: u64, upto: u64) -> Result<Vec<Event>, PageError> {
         let mut all = Vec::new();
         let mut at = after;
@@ -124,7 +124,17 @@ impl Pages {
             }
             let page = asked?;
             retries = 0;
-            let Some(last) = page.events.last() else { break };
+            let Some(last) = page.events.last() else {
+                // What is not stored yet is no hole; what is stored and not in its page is one.
+                let stored = page.last_seq.min(upto);
+                if stored > at {
+                    return Err(PageError::Shape {
+                        conversation: conversation.to_owned(),
+                        why: format!("the page after {at} is empty, and the history goes to {stored}"),
+                    });
+                }
+                break;
+            };
             at = last.seq;
             all.extend(page.events.into_iter().filter(|e| e.seq <= upto));
         }

@@ -21,8 +21,9 @@ pub struct Tls(Arc<ClientConfig>);
 pub enum TlsError {
     #[error("{file}: {why}")]
     File { file: String, why: String },
-    #[error("no authorities are known here: name a file of your own (--ca)")]
-    NoAuthorities,
+    /// Why, as far as the system says.
+    #[error("no authorities are known here: name a file of your own (--ca){0}")]
+    NoAuthorities(String),
 }
 
 impl Tls {
@@ -44,18 +45,20 @@ impl Tls {
         Ok(Self::of(roots))
     }
 
-    /// Believes whom this system believes. Read once: it is some hundred certificates.
+    /// Believes whom this system believes. Read until it worked once: it is some hundred certificates.
     pub fn of_system() -> Result<Self, TlsError> {
-        static SYSTEM: OnceLock<Result<Tls, TlsError>> = OnceLock::new();
-        let read = || {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err(TlsError::NoAuthorities);
-            }
-            Ok(Tls::of(roots))
-        };
-        SYSTEM.get_or_init(read).clone()
+        static SYSTEM: OnceLock<Tls> = OnceLock::new();
+        if let Some(tls) = SYSTEM.get() {
+            return Ok(tls.clone());
+        }
+        let found = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            let why = found.errors.iter().map(|e| format!("; {e}")).collect();
+            return Err(TlsError::NoAuthorities(why));
+        }
+        Ok(SYSTEM.get_or_init(|| Tls::of(roots)).clone())
     }
 
     fn or_system(tls: Option<&Tls>) -> Result<Self, TlsError> {

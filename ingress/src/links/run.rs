@@ -22,6 +22,8 @@ use crate::node::Node;
 const LINK_VERSION: u32 = 1;
 const DIAL_AGAIN_MS_MIN: u64 = 50;
 const DIAL_AGAIN_MS_MAX: u64 = 2_000;
+/// So many failures in a row are told: fewer are a restart.
+const FAILURES_TOLD: u32 = 4;
 const TAIL_AGAIN_MS: u64 = 500;
 
 /// What every link of a node needs.
@@ -89,10 +91,16 @@ fn read_owner(key: Option<&Bytes>, value: Option<&Bytes>) -> Option<Owner> {
     (named == owner.partition).then_some(owner)
 }
 
+/// An error of the transport says what it was only by its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
+}
+
 /// One worker's link, until it owns nothing any more.
 async fn run_link(context: LinkContext, worker: u64, queue: Arc<LinkQueue>) {
     let node = &context.node;
-    let mut wait_ms = DIAL_AGAIN_MS_MIN;
+    let (mut wait_ms, mut failures) = (DIAL_AGAIN_MS_MIN, 0u32);
     loop {
         if node.tasks.drain().is_started() && node.open_connections() == 0 {
             return;
@@ -109,11 +117,22 @@ async fn run_link(context: LinkContext, worker: u64, queue: Arc<LinkQueue>) {
                 node.meters.link_up.decrement(1.0);
                 node.meters.link_lost(reason);
                 tracing::info!(worker = owner.worker, reason, "the link is down");
-                wait_ms = DIAL_AGAIN_MS_MIN;
+                (wait_ms, failures) = (DIAL_AGAIN_MS_MIN, 0);
             }
             Err(error) => {
                 node.meters.link_connect("failed");
-                tracing::debug!(worker = owner.worker, %error, "no link yet");
+                failures = failures.saturating_add(1);
+                let (worker, address, why) = (&owner.worker, &owner.link_address, with_causes(&error));
+                if failures == FAILURES_TOLD {
+                    tracing::warn!(
+                        worker,
+                        address,
+                        why,
+                        "a worker cannot be reached; it is dialled again until it can"
+                    );
+                } else {
+                    tracing::debug!(worker, address, why, "no link yet");
+                }
                 wait_ms = (wait_ms * 2).min(DIAL_AGAIN_MS_MAX);
             }
         }
