@@ -1,17 +1,20 @@
-//! What every decoder and core must never do, for any bytes: each target is a plain function that panics when it does.
+//! What our decoders and cores must never do, for any bytes: each target is a plain function that panics when it does.
 //!
-//! Two ways to call them: `tests/corpus.rs` (every commit: the corpora, and a fixed number of seeded mutations of them) and the
-//! binary `fuzz` (as long as you like). What was found once stays in `corpus/TARGET/`.
+//! Two ways to call them: `tests/corpus.rs` (every commit: the corpora, and seeded mutations of them) and the binary
+//! `fuzz` (as long as you like). What was found once stays in `corpus/TARGET/`.
 
 pub mod mutate;
 pub mod targets;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// A target and what its inputs are made of.
 pub struct Target {
     pub name: &'static str,
-    pub run: fn(&[u8]),
+    /// True: the input got past the door, to what must hold. A target that refuses whatever comes finds nothing, and
+    /// would stay green.
+    pub run: fn(&[u8]) -> bool,
     /// Pieces a mutation may put in.
     pub words: &'static [&'static [u8]],
 }
@@ -63,18 +66,20 @@ pub fn targets() -> Vec<Target> {
     ]
 }
 
-/// The target's checked-in inputs, by file name.
-pub fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
+/// The target's checked-in inputs, by file name. One that cannot be read is an error: passed over, it tests nothing.
+pub fn corpus(name: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
-    let mut inputs: Vec<(String, Vec<u8>)> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let bytes = std::fs::read(entry.path()).ok()?;
-            Some((entry.file_name().to_string_lossy().into_owned(), bytes))
-        })
-        .collect();
+    let mut inputs = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(|e| unreadable(&folder, &e))? {
+        let entry = entry.map_err(|e| unreadable(&folder, &e))?;
+        let path = entry.path();
+        let bytes = fs::read(&path).map_err(|e| unreadable(&path, &e))?;
+        inputs.push((entry.file_name().to_string_lossy().into_owned(), bytes));
+    }
     inputs.sort();
-    inputs
+    Ok(inputs)
+}
+
+fn unreadable(path: &Path, why: &io::Error) -> io::Error {
+    io::Error::new(why.kind(), format!("cannot read {}: {why}", path.display()))
 }

@@ -1,7 +1,8 @@
-//! Inputs from inputs: a few changes each, drawn from a seed, so that a run can be repeated byte for byte.
+//! Inputs from inputs: a few changes each, drawn from a seed, so that a run can be repeated byte for byte with the same
+//! corpus and the same Cargo.lock. The generator is named: `StdRng` is whatever this or that version of rand takes.
 
-use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 /// Inputs grow no longer.
 const BYTES_MAX: usize = 4_096;
@@ -9,7 +10,7 @@ const BYTES_MAX: usize = 4_096;
 const EDGES: [u8; 9] = [0, 1, 0x7e, 0x7f, 0x80, 0x81, 0xc0, 0xfe, 0xff];
 
 pub struct Mutator<'a> {
-    rng: StdRng,
+    rng: ChaCha8Rng,
     corpus: &'a [Vec<u8>],
     words: &'a [&'a [u8]],
 }
@@ -17,7 +18,7 @@ pub struct Mutator<'a> {
 impl<'a> Mutator<'a> {
     pub fn new(seed: u64, corpus: &'a [Vec<u8>], words: &'a [&'a [u8]]) -> Self {
         Self {
-            rng: StdRng::seed_from_u64(seed),
+            rng: ChaCha8Rng::seed_from_u64(seed),
             corpus,
             words,
         }

@@ -438,10 +438,8 @@ fn keeps_bytes(place: &Place, body: &str) -> Outcome {
     ws.say(&json!({ "connect": { "token": token::of("customer", &user), "since": 0 } }));
     ws.until(&["connected"])?;
     ws.raw.send(&text(&send("\"1\"", body)));
-    let placed = ws.until(&["placed", "error"])?;
-    expect(placed["placed"]["seq"] == 1, || {
-        format!("{placed} where it is placed first")
-    })?;
+    let seq = ws.place_of("1")?;
+    same("its place", &seq, &1)?;
     taken();
     // From another device, as pushed.
     let mut other = Ws::open(place)?;

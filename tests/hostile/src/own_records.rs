@@ -96,10 +96,10 @@ fn say(place: &Place, name: &str, id: u64) -> Outcome {
     // From the beginning: what is logged before the owner knows of us would be history, and never placed here.
     ws.say(&json!({ "connect": { "token": token::of("customer", name), "since": 0 } }));
     ws.until(&["connected"])?;
-    ws.say(&json!({ "send": { "id": format!("m{id}"), "body": { "text": "x" } } }));
-    let placed = ws.until(&["placed", "error"])?;
-    let seq = placed["placed"]["seq"].as_u64();
-    expect(seq >= Some(id), || format!("{placed} where it is placed"))
+    let sent = format!("m{id}");
+    ws.say(&json!({ "send": { "id": sent, "body": { "text": "x" } } }));
+    let seq = ws.place_of(&sent)?;
+    expect(seq >= id, || format!("{sent} stands at {seq}"))
 }
 
 /// History is JSON and has no hole; of the two legal records of later builds the one is there, and of the other, whose audience

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::server::Place;
@@ -82,6 +84,20 @@ pub enum Heard {
     End,
 }
 
+/// What says where something stands. The rest of a frame is passed over unread: it may be what no `Value` can hold.
+#[derive(Deserialize)]
+struct Placing {
+    placed: Option<Standing>,
+    event: Option<Standing>,
+    error: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Standing {
+    id: Option<String>,
+    seq: u64,
+}
+
 pub struct Ws {
     pub raw: Raw,
 }
@@ -119,8 +135,7 @@ impl Ws {
             if let Some((first, payload)) = self.take_frame()? {
                 return match first {
                     0x81 => {
-                        serde_json::from_slice::<serde::de::IgnoredAny>(&payload)
-                            .map_err(|e| format!("not JSON: {e}"))?;
+                        serde_json::from_slice::<IgnoredAny>(&payload).map_err(|e| format!("not JSON: {e}"))?;
                         // Numbers and halves of surrogates that no `Value` can hold are JSON all the same.
                         let value = serde_json::from_slice(&payload).unwrap_or_default();
                         Ok(Heard::Text(value))
@@ -200,6 +215,26 @@ impl Ws {
             }
         }
         Err(format!("none of {keys:?} came"))
+    }
+
+    /// The place of what was sent under this id, as `placed` says it, or its event: when the conversation is read from
+    /// the store, the sender gets that in place of `placed`. A frame `error` is an error here too.
+    pub fn place_of(&mut self, id: &str) -> Result<u64, String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Some(text) = self.next_raw(deadline)? else {
+                continue;
+            };
+            let shown = || text.chars().take(200).collect::<String>();
+            let frame: Placing = serde_json::from_str(&text).map_err(|e| format!("{e}: {}", shown()))?;
+            if frame.error.is_some() {
+                return Err(format!("{} where the place of {id} is right", shown()));
+            }
+            let mut found = [frame.placed, frame.event].into_iter().flatten();
+            if let Some(standing) = found.find(|s| s.id.as_deref() == Some(id)) {
+                return Ok(standing.seq);
+            }
+        }
     }
 
     /// An error of this code.

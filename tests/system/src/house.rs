@@ -303,17 +303,14 @@ impl House {
     }
 
     /// What every process wrote of its own deeds, whole lines only: some are still being written.
-    pub fn histories(&self) -> String {
-        let of = |p: &Proc| std::fs::read_to_string(self.dir.join(format!("history-{}.jsonl", p.name)));
-        let whole = |text: String| text[..text.rfind('\n').map_or(0, |end| end + 1)].to_owned();
-        without_other_runs(
-            &self
-                .procs
-                .iter()
-                .filter_map(|p| of(p).ok())
-                .map(whole)
-                .collect::<String>(),
-        )
+    pub fn histories(&self) -> Result<String, Failed> {
+        let mut all = String::new();
+        for proc in &self.procs {
+            let file = self.dir.join(format!("history-{}.jsonl", proc.name));
+            let text = std::fs::read_to_string(&file).map_err(|e| Failed::because(&file.display().to_string(), e))?;
+            all.push_str(&text[..text.rfind('\n').map_or(0, |end| end + 1)]);
+        }
+        Ok(without_other_runs(&all))
     }
 
     /// The last lines of every process, for whoever reads a failure.

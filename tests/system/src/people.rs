@@ -281,7 +281,7 @@ impl Day {
                 had,
                 last_seq,
             } => {
-                // The recorder of the client writes what is read; a page that fails is asked for again by the next reset.
+                // As a client would, and under whatever fault is on; all of it is read again and judged when the run is over.
                 if let Some(pages) = &self.pages {
                     let _ = pages.all(&self.person.token, &conversation, had, last_seq).await;
                 }

@@ -118,6 +118,28 @@ impl House {
         }
     }
 
+    /// What is in the way of its being ready, as `/readyz` says it; empty: nothing is. `None`: no answer.
+    pub async fn troubles(&self) -> Option<String> {
+        let url = format!("http://127.0.0.1:{}/readyz", self.ops);
+        let answer = reqwest::get(url).await.ok()?;
+        if answer.status().is_success() {
+            return Some(String::new());
+        }
+        answer.text().await.ok()
+    }
+
+    /// The sum of a metric's lines with this label.
+    pub async fn metric(&self, name: &str, label: &str) -> f64 {
+        let url = format!("http://127.0.0.1:{}/metrics", self.ops);
+        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let lines = text
+            .lines()
+            .filter(|line| line.split('{').next() == Some(name) && line.contains(label));
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
     /// Everything it wrote so far.
     pub fn log(&self) -> String {
         let bytes = std::fs::read(self.dir.path().join("log")).unwrap_or_default();

@@ -4,9 +4,10 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use client::Tls;
+use client::{Tls, Transport};
+use futures::future::join_all;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 
 use crate::certificates::{Authority, Signed};
 use crate::house::{House, SECRET, binary, free_port, token};
+use crate::nodes::Lane;
 use crate::person::{Hello, Person, WAYS, pair};
 
 async fn dev(signed: &Signed) -> House {
@@ -206,4 +208,85 @@ async fn a_worker_speaks_to_nobody_without_a_certificate_of_its_authority() {
     let read = tokio::time::timeout(Duration::from_secs(10), clear.read_exact(&mut first)).await;
     assert!(!matches!(read, Ok(Ok(_))) || first[3] != 4, "in the clear: {first:?}");
     assert!(answers(Some(&good)).await, "and it still works");
+}
+
+/// All that is in the way of a node that has everything but its links.
+const NO_LINKS: &str = "links: looking for the partitions' owners\n";
+/// A node looks for the owners for 30 s, and is ready without them then: it is watched for much less.
+const WATCHED: Duration = Duration::from_secs(5);
+const STARTED: Duration = Duration::from_secs(60);
+
+/// The link's keys for who shows this and believes that authority.
+fn link_tls(ca: &Authority, shown: &Signed) -> Vec<(&'static str, String)> {
+    vec![
+        ("link.tls.cert_file", shown.cert.clone()),
+        ("link.tls.key_file", shown.key.clone()),
+        ("link.tls.ca_file", ca.file.display().to_string()),
+    ]
+}
+
+/// It comes as far as its links and stays there, and it has dialled in vain.
+async fn has_no_links(what: &str, node: &House) {
+    let began = Instant::now();
+    while node.troubles().await.as_deref() != Some(NO_LINKS) {
+        assert!(began.elapsed() < STARTED, "{what}: never so far\n{}", node.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let began = Instant::now();
+    while began.elapsed() < WATCHED {
+        let troubles = node.troubles().await;
+        assert_eq!(troubles.as_deref(), Some(NO_LINKS), "{what}\n{}", node.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let failed = node
+        .metric("switchboard_link_connects_total", "outcome=\"failed\"")
+        .await;
+    assert!(failed > 0.0, "{what}: it did not dial\n{}", node.log());
+}
+
+/// Needs Kafka and a CQL server, as the tests in `nodes` do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_not_ready_without_a_certificate_of_the_workers_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (Authority::new(dir.path(), "ours"), Authority::new(dir.path(), "theirs"));
+    let worker = ours.sign(dir.path(), "worker", "localhost", false);
+    // Whom it refuses at the handshake, and why, the library says at this level.
+    let verbose = [("RUST_LOG", "info,tonic=debug")];
+    let Some(lane) = Lane::start("links", &link_tls(&ours, &worker), &verbose).await else {
+        return;
+    };
+    let shows = ours.sign(dir.path(), "node", "node-1", false);
+    let expired = ours.sign(dir.path(), "node-expired", "node-1", true);
+    let foreign = theirs.sign(dir.path(), "node-foreign", "node-1", false);
+    let node = |shown: &Signed, server_name: &str| {
+        let mut set = link_tls(&ours, shown);
+        set.push(("link.tls.server_name", server_name.to_owned()));
+        lane.node(&set)
+    };
+    let mut good = node(&shows, "localhost");
+    let bad = [
+        ("another authority's certificate", node(&foreign, "localhost")),
+        ("an expired certificate", node(&expired, "localhost")),
+        ("a worker of another name", node(&shows, "elsewhere.example")),
+        // It dials 127.0.0.1, which the worker's certificate does not name.
+        ("a worker of another name than dialled", node(&shows, "")),
+    ];
+    let refused = join_all(bad.iter().map(|(what, node)| has_no_links(what, node)));
+    tokio::join!(good.ready(), refused);
+    // Each says so; whose certificate is wrong is known to who looks at it.
+    for (what, node) in &bad {
+        let log = node.log();
+        assert!(log.contains("a worker cannot be reached"), "{what}\n{log}");
+        let names = !what.starts_with("a worker of another name") || log.contains("not valid for name");
+        assert!(names, "{what}\n{log}");
+    }
+    // The worker is there for who may speak to it: a place comes over the link alone.
+    let mut alice = Person::connect(&good, Transport::WebSocket, "customer", "alice", Hello::default());
+    alice.begun().await;
+    alice.say(None, "over the link").await;
+    let log = lane.worker.log();
+    for why in ["UnknownIssuer", "certificate expired"] {
+        let line = format!("invalid peer certificate: {why}");
+        assert!(log.contains(&line), "the worker does not say {line}\n{log}");
+    }
 }

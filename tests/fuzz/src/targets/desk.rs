@@ -49,10 +49,11 @@ const SETTINGS: [&str; 5] = [
     "nonsense",
 ];
 
-pub fn run(input: &[u8]) {
+/// True: a session stood while something went out.
+pub fn run(input: &[u8]) -> bool {
     let tenant = Tenant::new("demo").expect("a tenant's name");
     let mut desk = Desk::new(tenant);
-    let (mut bytes, mut at_ms, mut offset) = (Bytes(input), 1_000_i64, 0);
+    let (mut bytes, mut at_ms, mut offset, mut is_at_work) = (Bytes(input), 1_000_i64, 0, false);
     while !bytes.is_empty() && offset < 400 {
         at_ms = match bytes.byte() {
             255 => i64::MAX,
@@ -70,9 +71,11 @@ pub fn run(input: &[u8]) {
         holds(&before, &desk);
         outputs.iter().for_each(is_readable);
         is_itself(&desk);
+        is_at_work |= !outputs.is_empty() && !desk.sessions().is_empty();
         assert!(desk.apply(place, at_ms, &record).is_empty(), "the same record twice");
         offset += 1;
     }
+    is_at_work
 }
 
 fn draw(bytes: &mut Bytes<'_>, at_ms: i64) -> Option<Input> {

@@ -4,14 +4,15 @@
 use std::sync::Arc;
 
 use conversation::{Folded, State};
-use ingress_core::buckets::RetryAfterMs;
 use ingress_core::session::parse;
-use ingress_core::{Claims, Connected, Quota, Step};
+use ingress_core::{Connected, Step};
 use wire::codec::{self, RECORD_VERSION};
 use wire::frames::{ClientFrame, ServerFrame};
 use wire::link::Access;
 use wire::record::{Kind, Record, Role, Sender};
-use wire::{ConversationKey, Epoch, Offset, Partition, Position, Tenant, User};
+use wire::{ConversationKey, Epoch, Offset, Partition, Position};
+
+use super::{Plenty, claims_of};
 
 pub const WORDS: &[&[u8]] = &[
     b"{\"send\":{\"id\":\"1\",\"body\":{\"text\":\"x\"}}}",
@@ -33,14 +34,8 @@ pub const WORDS: &[&[u8]] = &[
     b"\"recall\":{\"seq\":1}",
 ];
 
-struct Plenty;
-impl Quota for Plenty {
-    fn take_send(&self, _: u64, _: usize) -> Result<(), RetryAfterMs> {
-        Ok(())
-    }
-}
-
-pub fn run(input: &[u8]) {
+/// True: somebody's session took it into the log, and it became an event.
+pub fn run(input: &[u8]) -> bool {
     if let Ok(frame) = parse(input) {
         let written = serde_json::to_string(&frame).expect("what was read can be written");
         let again: ClientFrame<'_> = parse(written.as_bytes()).expect("what was written can be read");
@@ -51,23 +46,15 @@ pub fn run(input: &[u8]) {
         let again: ServerFrame<'_> = serde_json::from_slice(&written).expect("what was written can be read");
         assert_eq!(again.encode(), written);
     }
-    for role in [Role::Customer, Role::Agent] {
-        judge(input, role);
-    }
+    [Role::Customer, Role::Agent]
+        .map(|role| judge(input, role))
+        .contains(&true)
 }
 
-fn judge(input: &[u8], role: Role) {
+/// True: it became an event.
+fn judge(input: &[u8], role: Role) -> bool {
     let user = if role == Role::Customer { "alice" } else { "bo" };
-    let claims = Claims {
-        tenant: Tenant::new("demo").expect("a tenant's name"),
-        user: User::new(user).expect("a user's name"),
-        role,
-        expires_at_ms: 1,
-        issued_at_ms: 0,
-        device: None,
-        groups: Vec::new(),
-        priority: 1,
-    };
+    let claims = claims_of(user, role);
     let mut session = Connected::new(0, &claims, None, Arc::default());
     session.learn("alice", Access::Full);
     match session.handle_frame(0, parse(input), &Plenty) {
@@ -97,13 +84,16 @@ fn judge(input: &[u8], role: Role) {
                 text.ends_with(&format!("{}}}}}", new.value.get())),
                 "the body's bytes have changed"
             );
+            true
         }
         Step::Desk(act) => {
             serde_json::from_slice::<Box<serde_json::value::RawValue>>(&act.deed).expect("a deed is JSON");
+            false
         }
         Step::Answer(answer) => {
             serde_json::from_slice::<ServerFrame<'_>>(&answer).expect("an answer is a frame");
+            false
         }
-        _ => {}
+        _ => false,
     }
 }

@@ -17,9 +17,12 @@ pub const WORDS: &[&[u8]] = &[
     b"\"op\":\"phase\",\"phase\":\"healed\"",
 ];
 
-pub fn run(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
-    let Ok(entries) = read_lines(text) else { return };
+/// True: there was something to decide.
+pub fn run(input: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return false;
+    };
+    let Ok(entries) = read_lines(text) else { return false };
     let report = check(
         &entries,
         VoidLimits {
@@ -27,4 +30,5 @@ pub fn run(input: &[u8]) {
         },
     );
     assert!(!Shown(&report, &entries).to_string().is_empty());
+    !entries.is_empty()
 }

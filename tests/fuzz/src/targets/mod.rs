@@ -1,4 +1,4 @@
-//! One file per target: what its bytes mean, and what must hold.
+//! One file per target: what its bytes mean, and what must hold. Each says whether the input got to what must hold.
 
 pub mod desk;
 pub mod envelope;
@@ -8,6 +8,33 @@ pub mod routes;
 pub mod tcp_frames;
 pub mod tokens;
 pub mod ws_frames;
+
+use ingress_core::buckets::RetryAfterMs;
+use ingress_core::{Claims, Quota};
+use wire::record::Role;
+use wire::{Tenant, User};
+
+/// No limit is reached: what is judged is the frame.
+pub struct Plenty;
+impl Quota for Plenty {
+    fn take_send(&self, _: u64, _: usize) -> Result<(), RetryAfterMs> {
+        Ok(())
+    }
+}
+
+/// What a good token of this user says.
+pub fn claims_of(user: &str, role: Role) -> Claims {
+    Claims {
+        tenant: Tenant::new("demo").expect("a tenant's name"),
+        user: User::new(user).expect("a user's name"),
+        role,
+        expires_at_ms: 1,
+        issued_at_ms: 0,
+        device: None,
+        groups: Vec::new(),
+        priority: 1,
+    }
+}
 
 /// Bytes taken from the front; zeros when there are no more.
 pub struct Bytes<'a>(pub &'a [u8]);

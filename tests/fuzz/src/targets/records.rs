@@ -24,7 +24,8 @@ pub const WORDS: &[&[u8]] = &[
     b"\x52\x04\x0a\x00\x12\x00",
 ];
 
-pub fn run(input: &[u8]) {
+/// True: the record became an event.
+pub fn run(input: &[u8]) -> bool {
     let (key, value) = match input.split_first() {
         Some((len, rest)) => rest.split_at(usize::from(*len).min(rest.len())),
         None => (&[][..], &[][..]),
@@ -39,16 +40,19 @@ pub fn run(input: &[u8]) {
     }
     let _ = codec::decode(None, Some(&value), Partition(0), 12);
     let Ok(decoded) = codec::decode(Some(&key), Some(&value), Partition(0), 1) else {
-        return;
+        return false;
     };
     let encoded = codec::encode(&decoded.record);
     let again = codec::decode(Some(&key), Some(&encoded), Partition(0), 1);
     assert_eq!(again.as_ref(), Ok(&decoded), "decoded again it is another");
-    let Some(conversation) = &decoded.key else { return };
-    let mut state = State::default();
+    let Some(conversation) = &decoded.key else {
+        return false;
+    };
+    let (mut state, mut is_event) = (State::default(), false);
     for offset in 0..2 {
         let place = Position::new(Epoch(1), Offset(offset));
         if let Folded::Event(event) = state.fold(conversation, place, i64::MAX, &decoded.record) {
+            is_event = true;
             is_json(&event.frame);
             assert_eq!(frame_of(&entry_of(&event.frame)), event.frame);
             let shown = event.frame_for_customer(conversation.customer.as_str());
@@ -66,6 +70,7 @@ pub fn run(input: &[u8]) {
         );
         assert!(state.last_seq() <= Seq(offset + 1));
     }
+    is_event
 }
 
 fn is_json(frame: &[u8]) {

@@ -64,12 +64,16 @@ fn now_ms() -> u64 {
     since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-pub fn run(input: &[u8]) {
-    let Some((how, rest)) = input.split_first() else { return };
+/// True: the token was accepted, and the reference could read it.
+pub fn run(input: &[u8]) -> bool {
+    let Some((how, rest)) = input.split_first() else {
+        return false;
+    };
     match how % 3 {
         0 => {
             let token = String::from_utf8_lossy(rest);
             assert!(verifier().verify(&token, now_ms()).is_err(), "nobody signed that");
+            false
         }
         1 => claims(rest),
         _ => header(rest),
@@ -79,18 +83,18 @@ pub fn run(input: &[u8]) {
 fn signed(header: &[u8], claims: &[u8]) -> String {
     let message = format!("{}.{}", base64_url(header), base64_url(claims));
     let key = EncodingKey::from_secret(SECRET.as_bytes());
-    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap_or_default();
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("it is signed");
     format!("{message}.{signature}")
 }
 
 /// Any claims under a good header and a good signature.
-fn claims(claims: &[u8]) {
+fn claims(claims: &[u8]) -> bool {
     let Ok(accepted) = verifier().verify(&signed(HEADER.as_bytes(), claims), now_ms()) else {
-        return;
+        return false;
     };
     // serde passes over claims it does not know without reading their texts: they need not be UTF-8 there.
     let Ok(value) = serde_json::from_str::<Value>(&String::from_utf8_lossy(claims)) else {
-        return;
+        return false;
     };
     let text = |name: &str| value[name].as_str().unwrap_or_default();
     assert_eq!(
@@ -101,7 +105,7 @@ fn claims(claims: &[u8]) {
     assert_eq!(wire::event::role_of_name(text("role")), Some(accepted.role));
     let now_s = now_ms() / 1000;
     let exp = value["exp"].as_u64().expect("exp is a whole number");
-    assert!(exp + wire::limits::TOKEN_LEEWAY_S >= now_s, "expired");
+    assert!(exp.saturating_add(wire::limits::TOKEN_LEEWAY_S) >= now_s, "expired");
     if let Some(nbf) = value.get("nbf").filter(|n| !n.is_null()) {
         let nbf = nbf.as_f64().expect("nbf is a number");
         assert!(
@@ -109,16 +113,17 @@ fn claims(claims: &[u8]) {
             "not valid yet"
         );
     }
+    true
 }
 
 /// Good claims and a good signature under any header.
-fn header(header: &[u8]) {
+fn header(header: &[u8]) -> bool {
     let claims = br#"{"tenant":"demo","sub":"alice","role":"customer","exp":4102444800}"#;
     if verifier().verify(&signed(header, claims), now_ms()).is_err() {
-        return;
+        return false;
     }
     let Ok(value) = serde_json::from_str::<Value>(&String::from_utf8_lossy(header)) else {
-        return;
+        return false;
     };
     assert_eq!(
         (value["alg"].as_str(), value["kid"].as_str()),
@@ -127,6 +132,7 @@ fn header(header: &[u8]) {
     for name in ["crit", "jku", "jwk", "x5u", "zip"] {
         assert!(value.get(name).is_none(), "a header with {name}");
     }
+    true
 }
 
 /// RFC 4648, section 5, without padding.

@@ -4,14 +4,13 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use ingress_core::buckets::RetryAfterMs;
+use ingress_core::Connected;
 use ingress_core::session::parse;
-use ingress_core::{Claims, Connected, Quota};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
-use wire::{Tenant, User, limits};
+use wire::limits;
 
-use super::{cuts_and_stream, pieces};
+use super::{Plenty, claims_of, cuts_and_stream, pieces};
 
 pub const WORDS: &[&[u8]] = &[
     b"\x81\x80\x00\x00\x00\x00",
@@ -26,11 +25,13 @@ pub const WORDS: &[&[u8]] = &[
     b"\xed\xa0\x80",
 ];
 
-pub fn run(input: &[u8]) {
+/// True: the session was given a frame it could read.
+pub fn run(input: &[u8]) -> bool {
     let (cuts, stream) = cuts_and_stream(input);
     let whole = heard(vec![stream]);
     let cut = heard(pieces(stream, &cuts));
     assert_eq!(whole, cut, "cut at {cuts:?}");
+    whole.1
 }
 
 /// Bytes that come piece by piece; between two pieces there is nothing to read for once.
@@ -68,15 +69,9 @@ impl Write for Peer<'_> {
     }
 }
 
-struct Plenty;
-impl Quota for Plenty {
-    fn take_send(&self, _: u64, _: usize) -> Result<(), RetryAfterMs> {
-        Ok(())
-    }
-}
-
-/// Every message, what the session made of it, and how the stream ended; as the node's edge is configured.
-fn heard(coming: Vec<&[u8]>) -> Vec<String> {
+/// Every message, what the session made of it, and how the stream ended; as the node's edge is configured. And whether
+/// the session could read one of them.
+fn heard(coming: Vec<&[u8]>) -> (Vec<String>, bool) {
     let peer = Peer {
         coming: coming.into_iter().filter(|p| !p.is_empty()).collect(),
         pause: false,
@@ -86,34 +81,23 @@ fn heard(coming: Vec<&[u8]>) -> Vec<String> {
         .max_message_size(Some(limits::FRAME_BYTES_MAX))
         .max_frame_size(Some(limits::FRAME_BYTES_MAX));
     let mut socket = WebSocket::from_raw_socket(peer, Role::Server, Some(config));
-    let mut session = session();
-    let mut all = Vec::new();
+    let claims = claims_of("alice", wire::record::Role::Customer);
+    let mut session = Connected::new(0, &claims, None, Arc::default());
+    let (mut all, mut is_read) = (Vec::new(), false);
     loop {
         match socket.read() {
             Ok(Message::Text(text)) => {
-                let step = session.handle_frame(0, parse(text.as_bytes()), &Plenty);
+                let frame = parse(text.as_bytes());
+                is_read |= frame.is_ok();
+                let step = session.handle_frame(0, frame, &Plenty);
                 all.push(format!("{step:?}"));
             }
             Ok(other) => all.push(format!("{other:?}")),
             Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(end) => {
                 all.push(end.to_string());
-                return all;
+                return (all, is_read);
             }
         }
     }
-}
-
-fn session() -> Connected {
-    let claims = Claims {
-        tenant: Tenant::new("demo").expect("a tenant's name"),
-        user: User::new("alice").expect("a user's name"),
-        role: wire::record::Role::Customer,
-        expires_at_ms: 1,
-        issued_at_ms: 0,
-        device: None,
-        groups: Vec::new(),
-        priority: 1,
-    };
-    Connected::new(0, &claims, None, Arc::default())
 }
