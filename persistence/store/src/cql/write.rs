@@ -31,8 +31,11 @@ pub(super) async fn write(cql: &Cql, write: &PartitionWrite, now_ms: i64) -> Res
     let context = &Context { cql, write, now_ms };
     let side_by_side = cql.in_flight_max;
     // Marks stand in the row of the state: where both are written they are one mutation.
-    let mut marks: HashMap<&ConversationKey, &StoredMarks> =
-        write.marks.iter().map(|(key, marks)| (key, marks)).collect();
+    let mut marks: HashMap<&ConversationKey, StoredMarks> = HashMap::with_capacity(write.marks.len());
+    for (key, more) in &write.marks {
+        let of_key = marks.entry(key).or_default();
+        *of_key = of_key.merged(*more);
+    }
     let with_marks: Vec<_> = write
         .conversations
         .iter()
@@ -57,7 +60,7 @@ impl Context<'_> {
     async fn conversation(
         &self,
         conversation: &ConversationWrite,
-        marks: Option<&StoredMarks>,
+        marks: Option<StoredMarks>,
     ) -> Result<(), StoreError> {
         let Some(key) = &conversation.key else {
             return Err(StoreError::Failed("a conversation's write without its key".into()));
@@ -107,7 +110,7 @@ impl Context<'_> {
         &self,
         key: &ConversationKey,
         write: &ConversationWrite,
-        marks: Option<&StoredMarks>,
+        marks: Option<StoredMarks>,
     ) -> Result<(), StoreError> {
         let statements = &self.cql.statements;
         let last_event = write.events.last();
@@ -171,7 +174,7 @@ impl Context<'_> {
 
     /// Each mark is a cell whose write time is the mark itself: the store keeps the highest, whatever the order, and two
     /// writers at once cannot undo one another. Nothing is read.
-    async fn marks(&self, key: &ConversationKey, marks: &StoredMarks) -> Result<(), StoreError> {
+    async fn marks(&self, key: &ConversationKey, marks: StoredMarks) -> Result<(), StoreError> {
         let (batch, values) = self.marks_batch(key, marks);
         if values.is_empty() {
             return Ok(());
@@ -179,7 +182,7 @@ impl Context<'_> {
         self.cql.execute_batch(&batch, &values).await
     }
 
-    fn marks_batch<'r>(&self, key: &'r ConversationKey, marks: &StoredMarks) -> (Batch, Vec<Values<'r>>) {
+    fn marks_batch<'r>(&self, key: &'r ConversationKey, marks: StoredMarks) -> (Batch, Vec<Values<'r>>) {
         let marks = [
             marks.customer_recv,
             marks.customer_read,
