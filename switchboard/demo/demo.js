@@ -316,6 +316,7 @@ class Pane {
     this.build(user);
     this.connection = new Connection({ role, user, heard: (name, value) => this[`heard_${name}`]?.(value) });
     if (role === "customer") this.select(user);
+    else this.redraw();
     this.start();
   }
 
