@@ -12,6 +12,9 @@ use super::input::{Input, LogRecord, Report};
 use super::{desk_view, reference};
 use crate::checker::history::{Generation, Kind, Op};
 
+/// A slow log has taken everything this long after it is healed: less than a healed system may need.
+const SLOW_BEHIND_US: u64 = 8 * S;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     Messages,
@@ -184,7 +187,7 @@ impl Env {
         let member = (from, life);
         let mut takes = self.log_delay(from);
         let mut twice = false;
-        if self.plan.until(self.now_us, |f| *f == Fault::LogSlow).is_some() {
+        if let Some(until) = self.plan.until(self.now_us, |f| *f == Fault::LogSlow) {
             self.hit(|f| *f == Fault::LogSlow);
             if self.chance(10) {
                 let report = Report::Unavailable;
@@ -195,6 +198,8 @@ impl Env {
                 6..=8 => self.pick(0..4 * S),
                 _ => self.pick(0..14 * S),
             };
+            // What is behind it waits too: a log that is healed does not stay slow for longer than healed systems may take.
+            takes = takes.min(until - self.now_us + SLOW_BEHIND_US);
             twice = self.chance(20);
         }
         let away = |f: &Fault| *f == Fault::PartitionAway(record.partition);
