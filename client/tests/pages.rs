@@ -1,7 +1,6 @@
 //! Pages of history from a server that keeps to the protocol, and from one that does not.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use client::pages::{PageError, Pages};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +17,6 @@ async fn serve(script: Script) -> SocketAddr {
     let at = listener.local_addr().expect("bound");
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
-            let script = Arc::new(script);
             tokio::spawn(async move {
                 let mut asked = Vec::new();
                 let mut piece = [0; 1024];
@@ -27,7 +25,7 @@ async fn serve(script: Script) -> SocketAddr {
                     if !asked.ends_with(b"\r\n\r\n") {
                         continue;
                     }
-                    let answer = answer(&String::from_utf8_lossy(&asked), *script);
+                    let answer = answer(&String::from_utf8_lossy(&asked), script);
                     asked.clear();
                     if socket.write_all(answer.as_bytes()).await.is_err() {
                         return;
