@@ -5,6 +5,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::*;
 use process::config::MutualTls;
@@ -16,7 +17,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use wire::link::link_server::{Link, LinkServer};
-use wire::link::{Access, ToNode, ToWorker, from_node};
+use wire::link::{Access, NotOwner, ToNode, ToWorker, from_node, from_worker};
 use wire::record::Owner;
 
 const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
@@ -25,8 +26,11 @@ fn file(name: &str) -> String {
     format!("{CERTIFICATES}/{name}")
 }
 
+/// The run of the worker that answers, unless it was started again.
+const RUN: u64 = 1 << 40;
+
 /// A worker behind a socket: each stream becomes a link the test plays.
-struct Remote(mpsc::Sender<WorkerLink>);
+struct Remote(mpsc::Sender<WorkerLink>, Arc<AtomicU64>);
 
 #[tonic::async_trait]
 impl Link for Remote {
@@ -43,13 +47,18 @@ impl Link for Remote {
                 }
             }
         });
-        self.0.send(WorkerLink::new(from_node, to_node)).await.unwrap();
+        let run = self.1.load(Ordering::Relaxed);
+        self.0.send(WorkerLink::new(from_node, to_node, run)).await.unwrap();
         let down = futures::StreamExt::map(ReceiverStream::new(from_worker), Ok);
         Ok(Response::new(Box::pin(down)))
     }
 }
 
 async fn serve(tls: Option<ServerTlsConfig>) -> (String, mpsc::Receiver<WorkerLink>) {
+    serve_run(tls, Arc::new(AtomicU64::new(RUN))).await
+}
+
+async fn serve_run(tls: Option<ServerTlsConfig>, run: Arc<AtomicU64>) -> (String, mpsc::Receiver<WorkerLink>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (links_in, links) = mpsc::channel(4);
@@ -58,18 +67,22 @@ async fn serve(tls: Option<ServerTlsConfig>) -> (String, mpsc::Receiver<WorkerLi
         server = server.tls_config(tls).unwrap();
     }
     let serving = server
-        .add_service(LinkServer::new(Remote(links_in)))
+        .add_service(LinkServer::new(Remote(links_in, run)))
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(serving);
     (address, links)
 }
 
 fn announce(node: &TestNode, address: &str) {
+    announce_run(node, address, RUN, 1);
+}
+
+fn announce_run(node: &TestNode, address: &str, run: u64, group_generation: u64) {
     for partition in 0..PARTITIONS {
         let link_address = address.to_owned();
         node.log.announce(Owner {
             link_address,
-            ..owner(partition, 1 << 40, 1)
+            ..owner(partition, run, group_generation)
         });
     }
 }
@@ -94,6 +107,56 @@ async fn a_worker_elsewhere_is_dialled_and_dialled_again() {
     talks_over(&node, &mut links).await;
     let mut again = soon(links.recv()).await.unwrap();
     again.hello().await;
+}
+
+/// Two links to one worker would register everybody twice, and its answers on the older one would come in any order (seeds 8003
+/// and 14717 of the simulation).
+#[tokio::test]
+async fn a_worker_started_again_gets_no_link_of_the_run_before() {
+    let node = start_with_dialer(config(), |_| {}, false).await;
+    let run = Arc::new(AtomicU64::new(RUN + 1));
+    let (address, mut links) = serve_run(None, Arc::clone(&run)).await;
+    announce(&node, &address);
+    let mut alice = node.connect("alice", "customer").await;
+    for _ in 0..2 {
+        let mut early = soon(links.recv()).await.unwrap();
+        assert!(soon(early.from_node.recv()).await.is_none(), "hung up without a word");
+    }
+    assert!(!node.handle.links_complete());
+
+    announce_run(&node, &address, RUN + 1, 2);
+    let mut worker = loop {
+        let mut link = soon(links.recv()).await.unwrap();
+        if let Some(message) = soon(link.from_node.recv()).await {
+            assert!(matches!(&message.items[0].item, Some(from_node::Item::Hello(_))));
+            break link;
+        }
+    };
+    let register = worker.attach("alice", 0, Access::Full).await;
+    alice.recv().await;
+    worker.push(&register, "alice", 1).await;
+    assert_eq!(alice.recv().await["event"]["seq"], 1);
+    let other = soon_or_none(links.recv()).await;
+    assert!(other.is_none(), "one link");
+}
+
+/// A registration waits as a name; it leaves for the worker that owns the partition then.
+#[tokio::test]
+async fn who_waits_to_ask_again_is_not_registered_with_a_worker_that_owns_nothing_any_more() {
+    let mut node = start().await;
+    let mut first = node.worker(1).await;
+    let _alice = node.connect("alice", "customer").await;
+    let register = first.register().await;
+    first
+        .send(from_worker::Item::NotOwner(NotOwner {
+            partition: register.partition,
+            generation: register.generation,
+            connections: vec![register.connection],
+        }))
+        .await;
+    let mut second = node.worker(2).await;
+    assert_eq!(second.register().await.connection, register.connection);
+    assert!(soon_or_none(first.any()).await.is_none(), "asked of the second only");
 }
 
 #[tokio::test]

@@ -1,4 +1,6 @@
-//! How a node reaches a worker: a pair of bounded channels when both live in one process, otherwise a gRPC stream.
+//! How a node reaches a worker: a pair of bounded channels when both live in one process, otherwise a gRPC stream. A link is to
+//! one run of a worker: whoever was started behind the same address since is hung up on, and gets a link of its own when
+//! `owners` names it. Two links to one worker would each register everybody, and bring two answers in any order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +11,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use wire::limits;
+use wire::link::from_worker::Item;
 use wire::link::link_client::LinkClient;
-use wire::link::{ToNode, ToWorker};
+use wire::link::{FromWorker, ToNode, ToWorker, WorkerHello};
 use wire::record::Owner;
 
 /// A link's two ends, if the owner is in this process.
@@ -34,6 +37,10 @@ pub enum DialError {
     Refused(Box<tonic::Status>),
     #[error("the worker did not answer in time")]
     Timeout,
+    #[error("the worker hung up without a hello")]
+    NoHello,
+    #[error("`owners` names an earlier run of it: {0} answers there and has announced nothing yet")]
+    StartedAgain(String),
 }
 
 /// Mutual TLS between nodes and workers, read once.
@@ -78,7 +85,35 @@ impl Incoming {
     }
 }
 
+/// A link on which the worker has said that it is the one whom `owner` names.
 pub async fn dial(
+    owner: &Owner,
+    local: Option<&LocalDialer>,
+    tls: Option<&LinkTls>,
+) -> Result<(mpsc::Sender<ToWorker>, Incoming), DialError> {
+    let greeted = async {
+        let (sender, mut incoming) = connect(owner, local, tls).await?;
+        let worker = hello(&mut incoming).await.ok_or(DialError::NoHello)?;
+        if worker.worker != owner.worker_incarnation {
+            return Err(DialError::StartedAgain(worker.name));
+        }
+        Ok((sender, incoming))
+    };
+    let in_time = tokio::time::timeout(Duration::from_millis(DIAL_TIMEOUT_MS), greeted).await;
+    in_time.unwrap_or(Err(DialError::Timeout))
+}
+
+/// The first thing a worker says, before it has heard of anybody.
+async fn hello(incoming: &mut Incoming) -> Option<WorkerHello> {
+    match incoming.next().await?.items.into_iter().next()? {
+        FromWorker {
+            item: Some(Item::Hello(hello)),
+        } => Some(hello),
+        _ => None,
+    }
+}
+
+async fn connect(
     owner: &Owner,
     local: Option<&LocalDialer>,
     tls: Option<&LinkTls>,
@@ -100,17 +135,13 @@ pub async fn dial(
     if let Some(LinkTls(tls)) = tls {
         endpoint = endpoint.tls_config(tls.clone())?;
     }
-    let attach = async {
-        let mut client = LinkClient::new(endpoint.connect().await?)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let (sender, receiver) = mpsc::channel(STREAM_MESSAGES);
-        let answer = client.attach(ReceiverStream::new(receiver)).await;
-        let stream = answer
-            .map_err(|status| DialError::Refused(Box::new(status)))?
-            .into_inner();
-        Ok((sender, Incoming::Remote(Box::new(stream))))
-    };
-    let in_time = tokio::time::timeout(Duration::from_millis(DIAL_TIMEOUT_MS), attach).await;
-    in_time.unwrap_or(Err(DialError::Timeout))
+    let mut client = LinkClient::new(endpoint.connect().await?)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (sender, receiver) = mpsc::channel(STREAM_MESSAGES);
+    let answer = client.attach(ReceiverStream::new(receiver)).await;
+    let stream = answer
+        .map_err(|status| DialError::Refused(Box::new(status)))?
+        .into_inner();
+    Ok((sender, Incoming::Remote(Box::new(stream))))
 }

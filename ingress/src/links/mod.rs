@@ -229,12 +229,11 @@ impl Links {
         owner
     }
 
-    fn generation(&self, partition: Partition) -> Generation {
-        self.table
-            .lock()
-            .owner(partition)
-            .map(|e| e.generation)
-            .unwrap_or_default()
+    /// The generation in which the worker owns the partition; `None`: it is another's.
+    fn generation(&self, partition: Partition, worker: u64) -> Option<Generation> {
+        let table = self.table.lock();
+        let entry = table.owner(partition)?;
+        (entry.owner.worker_incarnation == worker).then_some(entry.generation)
     }
 
     /// The node leaves: its links end.

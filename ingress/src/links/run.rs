@@ -175,15 +175,21 @@ async fn attached(
     // Neither side's progress is lost when the other ends: the link is over then, and registering again repairs it.
     tokio::select! {
         reason = receive => reason,
-        reason = send(node, queue, sender, silence) => reason,
+        reason = send(node, owner.worker_incarnation, queue, sender, silence) => reason,
     }
 }
 
-async fn send(node: &Node, queue: &LinkQueue, sender: mpsc::Sender<ToWorker>, in_time: Duration) -> &'static str {
+async fn send(
+    node: &Node,
+    worker: u64,
+    queue: &LinkQueue,
+    sender: mpsc::Sender<ToWorker>,
+    in_time: Duration,
+) -> &'static str {
     loop {
         let batch = match queue.next().await {
             Next::Register(names) => {
-                let items = names.into_iter().filter_map(|name| registration(node, name));
+                let items = names.into_iter().filter_map(|name| registration(node, worker, name));
                 message(items)
             }
             Next::Items(items) => ToWorker { items },
@@ -205,10 +211,10 @@ fn message(items: impl IntoIterator<Item = Item>) -> ToWorker {
     }
 }
 
-/// Where the connection stands now; `None` if it has gone.
-fn registration(node: &Node, (partition, id): ToRegister) -> Option<Item> {
+/// Where the connection stands now; `None` if it has gone, or if its partition is another worker's by now.
+fn registration(node: &Node, worker: u64, (partition, id): ToRegister) -> Option<Item> {
     let conn = node.find(id)?;
-    let generation = node.links.generation(partition);
+    let generation = node.links.generation(partition, worker)?;
     Some(Item::Register(register(&conn, partition, generation, &node.topics)))
 }
 

@@ -26,7 +26,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use wire::link::{
-    Access, Conversation, FromNode, FromWorker, Generation, Push, Registered, ToNode, ToWorker, from_node, from_worker,
+    Access, Conversation, FromNode, FromWorker, Generation, Push, Registered, ToNode, ToWorker, WorkerHello, from_node,
+    from_worker,
 };
 use wire::record::{DeskRecord, Owner, Record, Session};
 use wire::{ConversationKey, Epoch, Lane, Offset, Partition, Position, Seq, Tenant};
@@ -250,7 +251,15 @@ pub struct WorkerLink {
 }
 
 impl WorkerLink {
-    pub fn new(from_node: mpsc::Receiver<ToWorker>, to_node: mpsc::Sender<ToNode>) -> Self {
+    /// The worker says first which run of it this is.
+    pub fn new(from_node: mpsc::Receiver<ToWorker>, to_node: mpsc::Sender<ToNode>, incarnation: u64) -> Self {
+        let hello = from_worker::Item::Hello(WorkerHello {
+            version: 1,
+            worker: incarnation,
+            name: format!("worker-{incarnation}"),
+        });
+        let items = vec![FromWorker { item: Some(hello) }];
+        to_node.try_send(ToNode { items }).unwrap();
         Self {
             from_node,
             to_node,
@@ -410,10 +419,12 @@ pub async fn start_with_dialer(config: Config, change: impl FnOnce(&mut Options)
     let history = Arc::new(FakeHistory::default());
     let control = ControlView::new();
     let (links_in, links) = mpsc::channel(16);
-    let dialer: LocalDialer = Arc::new(move |_| {
+    let dialer: LocalDialer = Arc::new(move |owner| {
         let (to_worker, from_node) = mpsc::channel(64);
         let (to_node, from_worker) = mpsc::channel(64);
-        links_in.try_send(WorkerLink::new(from_node, to_node)).ok()?;
+        links_in
+            .try_send(WorkerLink::new(from_node, to_node, owner.worker_incarnation))
+            .ok()?;
         Some((to_worker, from_worker))
     });
     let mut options = Options::new(Arc::new(config));
@@ -559,6 +570,11 @@ pub async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(5), future)
         .await
         .expect("nothing came within 5 s")
+}
+
+/// What comes within more than a heartbeat's time, if anything does.
+pub async fn soon_or_none<F: Future>(future: F) -> Option<F::Output> {
+    tokio::time::timeout(Duration::from_millis(1_500), future).await.ok()
 }
 
 /// Waits until `check` holds.

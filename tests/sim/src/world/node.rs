@@ -19,6 +19,7 @@ use wire::link::from_node::Item;
 use wire::link::from_worker::Item as From;
 use wire::link::{
     Access, Acked, Answer, Ask, FromNode, FromWorker, Heartbeat, NodeHello, Place, Push, Register, Typing, Unregister,
+    WorkerHello,
 };
 use wire::record::{
     Act, AgentConnection, Alive, Audience, DeskRecord, Kind, Origin, Owner, Presence, Record, Role, Sender,
@@ -164,7 +165,7 @@ impl Node {
             Input::Reported { token, report } => self.reported(env, now_ms, token, report),
             Input::Tailed(record) => self.learn(env, &record),
             Input::Control(record) => self.controlled(env, now_ms, &record),
-            Input::LinkAccepted { link } => self.link_up(env, link),
+            Input::LinkAccepted { link } => self.link_accepted(env, link),
             Input::LinkClosed { link } => self.link_down(env, link),
             Input::FromWorker { link, items } => self.from_worker(env, now_ms, link, items),
             _ => {}

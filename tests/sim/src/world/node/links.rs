@@ -68,7 +68,26 @@ impl Node {
         found.map(|(worker, l)| (*worker, l))
     }
 
-    pub(super) fn link_up(&mut self, env: &mut Env, link: u64) {
+    /// The link is connected: the worker's hello comes first on it.
+    pub(super) fn link_accepted(&mut self, env: &mut Env, link: u64) {
+        let now_us = env.now_us;
+        if let Some((_, l)) = self.by_link(link) {
+            l.heard_us = now_us;
+        }
+    }
+
+    /// A link is to one run of a worker: whoever was started behind the same address since is hung up on.
+    fn greeted(&mut self, env: &mut Env, link: u64, hello: &WorkerHello) {
+        let Some((worker, _)) = self.by_link(link) else { return };
+        if hello.worker == worker {
+            self.link_up(env, link);
+        } else {
+            env.close_link(link, true);
+            self.link_down(env, link);
+        }
+    }
+
+    fn link_up(&mut self, env: &mut Env, link: u64) {
         let hello = NodeHello {
             version: 1,
             node: self.incarnation,
@@ -135,7 +154,7 @@ impl Node {
             let items = std::mem::take(&mut l.items);
             let mut batch: Vec<FromNode> = Vec::new();
             for (partition, id) in names {
-                if let Some(register) = self.registration(partition, id, env.log.partitions) {
+                if let Some(register) = self.registration(worker, partition, id, env.log.partitions) {
                     batch.push(FromNode {
                         item: Some(Item::Register(register)),
                     });
@@ -151,11 +170,12 @@ impl Node {
         }
     }
 
-    pub(super) fn registration(&self, partition: u32, id: u64, partitions: u32) -> Option<Register> {
+    pub(super) fn registration(&self, worker: u64, partition: u32, id: u64, partitions: u32) -> Option<Register> {
         let Conn::Open(open) = self.conns.get(self.by_id.get(&id)?)? else {
             return None;
         };
-        let generation = self.owners.get(&partition).map(|o| o.generation).unwrap_or_default();
+        let owner = self.owners.get(&partition).filter(|o| o.worker == worker)?;
+        let generation = owner.generation;
         let here = |conversation: &User| partition_of(&key_of(open, conversation), partitions) == partition;
         let places = open.session.places().filter(|(conversation, _)| here(conversation));
         let places = places.map(|(conversation, place)| Place {
@@ -192,13 +212,16 @@ impl Node {
 
     pub(super) fn from_worker(&mut self, env: &mut Env, now_ms: u64, link: u64, items: Vec<FromWorker>) {
         let now_us = env.now_us;
-        let Some((_, l)) = self.by_link(link).filter(|(_, l)| l.up) else {
-            return;
-        };
+        let Some((_, l)) = self.by_link(link) else { return };
         l.heard_us = now_us;
-        let worker = l.to;
+        let (worker, mut up) = (l.to, l.up);
         for item in items.into_iter().filter_map(|i| i.item) {
             match item {
+                From::Hello(hello) => {
+                    self.greeted(env, link, &hello);
+                    up = self.by_link(link).is_some_and(|(_, l)| l.up);
+                }
+                _ if !up => {}
                 From::Push(push) => self.push(env, now_ms, worker, push),
                 From::Conversation(item) => {
                     if self.is_current(
@@ -289,7 +312,7 @@ impl Node {
                     }
                 }
                 From::Answer(answer) => self.answered(env, now_ms, answer),
-                From::Hello(_) | From::Heartbeat(_) => {}
+                From::Heartbeat(_) => {}
             }
         }
     }
