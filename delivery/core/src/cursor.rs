@@ -51,9 +51,11 @@ impl Window {
             || (self.under_way.len() < limits::PUSH_WINDOW_EVENTS && self.bytes + bytes <= limits::PUSH_WINDOW_BYTES)
     }
 
-    /// Events that may still be pushed, whatever their size.
-    pub fn events_left(&self) -> usize {
-        limits::PUSH_WINDOW_EVENTS.saturating_sub(self.under_way.len())
+    /// Events of about this size that may still be pushed: 0 bytes, of whatever size. At least one, where one has room.
+    pub fn room_for(&self, bytes: usize) -> usize {
+        let events = limits::PUSH_WINDOW_EVENTS.saturating_sub(self.under_way.len());
+        let of_bytes = limits::PUSH_WINDOW_BYTES.saturating_sub(self.bytes).checked_div(bytes);
+        events.min(of_bytes.map_or(usize::MAX, |n| n.max(1)))
     }
 
     pub fn add(&mut self, seq: u64, bytes: usize, received_at_ms: i64) {
@@ -100,6 +102,8 @@ pub(crate) struct Cursor {
     /// 0: not full.
     pub full_since_ms: u64,
     pub window: Window,
+    /// Bytes of the next event, if it was read and found no room: it is not read again before there is some. 0: not known.
+    pub wants_bytes: u32,
     /// Serial of the page read under way; 0: none.
     pub reading: u32,
     /// Has had its first `conversation` frame.
@@ -130,6 +134,7 @@ impl Cursor {
             until: u64::MAX,
             full_since_ms: 0,
             window: Window::default(),
+            wants_bytes: 0,
             reading: 0,
             begun: false,
             attached: true,
@@ -183,8 +188,10 @@ mod tests {
         assert!(!window.has_room(1));
         let mut acked = 0;
         window.acked(2, |_| acked += 1);
-        assert_eq!((acked, window.events_left()), (2, 2));
+        assert_eq!((acked, window.room_for(0)), (2, 2));
         assert!(!window.has_room(limits::PUSH_WINDOW_BYTES));
+        assert_eq!(window.room_for(limits::PUSH_WINDOW_BYTES), 1);
+        assert_eq!(Window::default().room_for(limits::PUSH_WINDOW_BYTES / 4), 4);
     }
 
     #[test]

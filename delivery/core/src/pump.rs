@@ -221,7 +221,7 @@ impl PartitionCore {
             return;
         }
         let before = c.pos;
-        let mut no_room = false;
+        let mut no_room = None;
         for row in rows.iter().filter(|r| r.seq.0 > before) {
             if row.seq.0 != c.pos + 1 || row.seq.0 > head.min(c.until) {
                 break;
@@ -235,29 +235,40 @@ impl PartitionCore {
                 own_id: None,
                 received_at_ms: 0,
             };
-            no_room = !cx.links.has_room(c.link)
-                || !push(
-                    self.at,
-                    self.generation,
-                    self.instance,
-                    cx,
-                    slot,
-                    conv.key.customer.as_str(),
-                    c,
-                    next,
-                );
-            if no_room {
+            if !cx.links.has_room(c.link) {
+                no_room = Some(NoRoom::Link);
+                break;
+            }
+            let bytes = next.frame.len();
+            let pushed = push(
+                self.at,
+                self.generation,
+                self.instance,
+                cx,
+                slot,
+                conv.key.customer.as_str(),
+                c,
+                next,
+            );
+            if !pushed {
+                c.wants_bytes = bytes as u32;
+                no_room = Some(NoRoom::Window);
                 break;
             }
             c.stale = true;
         }
-        if c.pos == before && !no_room && c.pos < head.min(c.until) {
+        if c.pos == before && no_room.is_none() && c.pos < head.min(c.until) {
             // Retention has taken it, or the row was never readable: the client reads what there is as history.
             let stored = conv.tail.stored(head, self.committed).min(conv.cursors[i].until);
             self.reset_to(cx, conv, i, stored);
         }
         self.flush_placed(cx, conv, i);
-        self.pump(cx, slot, conv, i);
+        // Not read again before there is room: that would be asked for ever.
+        match no_room {
+            None => self.pump(cx, slot, conv, i),
+            Some(NoRoom::Link) => self.stall(cx, slot, &mut conv.cursors[i]),
+            Some(NoRoom::Window) => self.window_full(cx, slot, &mut conv.cursors[i]),
+        }
     }
 
     fn reset_to(&mut self, cx: &mut Cx, conv: &mut Conv, i: usize, seq: u64) {
@@ -298,10 +309,10 @@ impl PartitionCore {
         let head = conv.head();
         let below = conv.tail.before(head);
         let c = &mut conv.cursors[i];
-        let room = c.window.events_left() as u64;
-        if room == 0 || !c.window.has_room(1) {
+        if !c.window.has_room(c.wants_bytes.max(1) as usize) {
             return self.window_full(cx, slot, c);
         }
+        let room = c.window.room_for(c.wants_bytes as usize) as u64;
         let wanted = room.min(c.until - c.pos);
         if c.pos >= below {
             // Its offset is known, its body is not in memory.
@@ -424,6 +435,13 @@ fn access(state: &conversation::State, c: &Cursor) -> Access {
     }
 }
 
+/// Why a row that was read is not pushed.
+#[derive(Clone, Copy)]
+enum NoRoom {
+    Link,
+    Window,
+}
+
 /// Queues one event for one connection; false if its window has no room. `placed` needs none.
 #[allow(clippy::too_many_arguments)] // the hot path: everything it needs, nothing looked up twice
 fn push(
@@ -463,6 +481,7 @@ fn push(
     };
     c.pos = next.seq;
     c.full_since_ms = 0;
+    c.wants_bytes = 0;
     let (connection, seq, received_at_ms) = (c.connection, next.seq, next.received_at_ms);
     cx.links.push(c.link, shared, connection, || {
         let push = Push {

@@ -73,6 +73,41 @@ fn what_is_not_in_memory_is_read_from_the_store_page_by_page() {
     assert_eq!(seqs(&net, phone, "alice"), (1..=700).collect::<Vec<_>>());
 }
 
+/// Found by `tests/load/hurt large`: what did not fit into the rest of a window was read again at once, for ever.
+#[test]
+fn a_stored_event_without_room_waits_for_acks_and_its_reader_is_closed_like_any_other() {
+    let behind = || {
+        let mut net = Net::new();
+        for _ in 0..10 {
+            net.say_large("alice", 60_000);
+        }
+        net.persist(10);
+        net.take_over(0);
+        let phone = net.device(1, "alice", Role::Customer, "phone");
+        net.devices[phone].since = vec![("alice".into(), 0)];
+        net.register(phone);
+        net.read(10);
+        let reads = (0..20).take_while(|_| net.answer_one(0)).count();
+        assert!(reads < 6, "{reads} reads while nothing can be pushed");
+        net.take_sends();
+        assert_eq!(seqs(&net, phone, "alice"), [1, 2, 3, 4]);
+        (net, phone)
+    };
+    let (mut net, phone) = behind();
+    // An ack that frees too little asks for nothing; one that frees enough for two asks for two.
+    net.ack(phone, 2);
+    assert!(net.answer_one(0));
+    net.take_sends();
+    assert_eq!(seqs(&net, phone, "alice").len(), 6);
+    net.settle();
+    assert_eq!(seqs(&net, phone, "alice"), (1..=10).collect::<Vec<_>>());
+
+    let (mut net, phone) = behind();
+    net.tick(limits::PUSH_WINDOW_FULL_MS_MAX + 1);
+    net.take_sends();
+    assert_eq!(net.devices[phone].closed, Some(CloseCode::TooSlow.number().into()));
+}
+
 #[test]
 fn too_far_behind_is_reset_to_what_is_stored_and_goes_on_with_what_is_not() {
     let mut net = Net::new();

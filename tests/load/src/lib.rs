@@ -8,6 +8,7 @@ pub mod args;
 mod body;
 mod corpus;
 mod drive;
+pub mod hurt;
 mod idle;
 mod pair;
 mod replay;

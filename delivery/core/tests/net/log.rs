@@ -31,6 +31,21 @@ impl Net {
         id
     }
 
+    /// A message of an agent with so many bytes of text.
+    pub fn say_large(&mut self, conversation: &str, bytes: usize) {
+        self.next_id += 1;
+        let id = format!("m{}", self.next_id);
+        self.say_text(
+            conversation,
+            Role::Agent,
+            "bo",
+            None,
+            &id,
+            Audience::Everyone,
+            &"x".repeat(bytes),
+        );
+    }
+
     pub fn say_with(
         &mut self,
         conversation: &str,
@@ -39,6 +54,20 @@ impl Net {
         device: Option<usize>,
         id: &str,
         audience: Audience,
+    ) {
+        self.say_text(conversation, role, user, device, id, audience, id);
+    }
+
+    #[allow(clippy::too_many_arguments)] // all that a message has
+    fn say_text(
+        &mut self,
+        conversation: &str,
+        role: Role,
+        user: &str,
+        device: Option<usize>,
+        id: &str,
+        audience: Audience,
+        text: &str,
     ) {
         let record = Record {
             version: 1,
@@ -55,7 +84,7 @@ impl Net {
                 node: self.devices[d].node,
                 connection: self.devices[d].connection,
             }),
-            member: format!("\"message\":{{\"text\":\"{id}\"}}").into(),
+            member: format!("\"message\":{{\"text\":\"{text}\"}}").into(),
             ..Record::default()
         };
         self.append(conversation, record);

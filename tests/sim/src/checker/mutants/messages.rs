@@ -129,6 +129,68 @@ fn i8_a_skip_an_inversion_and_a_repeat() {
     assert!(broken("I8", &repeat).contains("3 after 3"));
 }
 
+/// What a `reset` leaves out may be read while pushes go on behind it; each of the two is consecutive.
+#[test]
+fn i8_behind_a_reset() {
+    let reset_to = |h: &mut Good, last_seq| {
+        h.push(
+            Kind::Info,
+            Op::Reset {
+                conn: "a1".into(),
+                conversation: "alice".into(),
+                last_seq,
+            },
+        );
+    };
+    let recv = |h: &mut Good, seq, via| {
+        let conn = "a1".to_owned();
+        let seen = Seen {
+            seq,
+            what: "message".into(),
+            ..Seen::default()
+        };
+        h.push(
+            Kind::Info,
+            Op::Recv {
+                conn,
+                conversation: "alice".into(),
+                layer: Layer::App,
+                via,
+                seen,
+            },
+        );
+    };
+    let begun = || {
+        let mut h = Good::default();
+        h.connect("a1", "alice", Role::Customer, "phone");
+        h.begin("a1", 2, false);
+        recv(&mut h, 3, Via::Event);
+        reset_to(&mut h, 7);
+        recv(&mut h, 8, Via::Event);
+        recv(&mut h, 4, Via::Page);
+        recv(&mut h, 9, Via::Event);
+        recv(&mut h, 5, Via::Page);
+        h
+    };
+    let verdict = |h: Good| judge(&h.entries).verdict("I8").cloned();
+    assert!(matches!(verdict(begun()), Some(Verdict::Held(_))));
+    let mut skipped_in_history = begun();
+    recv(&mut skipped_in_history, 7, Via::Page);
+    assert!(broken("I8", &skipped_in_history.entries).contains("7 after 5"));
+    let mut skipped = begun();
+    recv(&mut skipped, 11, Via::Event);
+    assert!(broken("I8", &skipped.entries).contains("11 after 9"));
+    let mut pushed_from_the_hole = begun();
+    recv(&mut pushed_from_the_hole, 6, Via::Event);
+    assert!(broken("I8", &pushed_from_the_hole.entries).contains("6 after 9"));
+    // What was left out twice is one hole.
+    let mut twice = begun();
+    reset_to(&mut twice, 20);
+    recv(&mut twice, 6, Via::Page);
+    recv(&mut twice, 21, Via::Event);
+    assert!(matches!(verdict(twice), Some(Verdict::Held(_))));
+}
+
 #[test]
 fn i9_a_falling_mark_one_above_what_was_written_and_a_resume_with_a_gap() {
     let fallen = mutate(
