@@ -197,7 +197,11 @@ impl Node {
             return refuse(CloseCode::RateLimited, "overloaded");
         }
         let per_s = self.limits.handshakes_per_s;
-        let rate = Rate { per_s, burst: per_s };
+        // A tenth of a second's at once: those that are connected wait for no more than that.
+        let rate = Rate {
+            per_s,
+            burst: per_s.div_ceil(10),
+        };
         if per_s > 0 && self.handshakes.lock().take(self.clock.now_ms(), 1, rate).is_err() {
             return refuse(CloseCode::RateLimited, "overloaded");
         }
