@@ -6,6 +6,8 @@
 //! the process is gone. Take it from there before the next run, which writes over it. A run that ends by itself
 //! removes it.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::ExitCode;
@@ -58,18 +60,22 @@ fn run(target: &Target, time: Duration, seed: u64) -> io::Result<bool> {
     let inputs: Vec<Vec<u8>> = corpus(name)?.into_iter().map(|(_, bytes)| bytes).collect();
     let mut mutator = Mutator::new(seed, &inputs, target.words);
     let last = env::temp_dir().join(format!("fuzz-{name}-last"));
+    // One file that stays open: what aborts the process leaves its input there, and no run waits for a disk.
+    let file = File::create(&last).map_err(|e| at(&last, e))?;
     let (began, mut runs, mut through) = (Instant::now(), 0u64, 0u64);
     while began.elapsed() < time {
         let input = mutator.input();
         runs += 1;
-        write(&last, &input)?;
+        file.set_len(input.len() as u64)
+            .and_then(|()| file.write_all_at(&input, 0))
+            .map_err(|e| at(&last, e))?;
         let call = target.run;
         let given = input.clone();
         match catch_unwind(move || call(&given)) {
             Ok(got_through) => through += u64::from(got_through),
             Err(_) => {
                 let path = format!("{}/corpus/{name}/found-{seed}-{runs}", env!("CARGO_MANIFEST_DIR"));
-                match write(Path::new(&path), &input) {
+                match fs::write(&path, &input).map_err(|e| at(Path::new(&path), e)) {
                     Ok(()) => {
                         remove(&last);
                         println!("{name}: PANIC after {runs} runs with seed {seed}; see {path}");
@@ -91,8 +97,8 @@ fn run(target: &Target, time: Duration, seed: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-fn write(path: &Path, input: &[u8]) -> io::Result<()> {
-    fs::write(path, input).map_err(|e| io::Error::new(e.kind(), format!("cannot write {}: {e}", path.display())))
+fn at(path: &Path, e: io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("cannot write {}: {e}", path.display()))
 }
 
 /// There is none after no run at all; and one that cannot be removed is no reason to say less.
