@@ -352,17 +352,20 @@ impl Core {
             ServerFrame::Reset(r) => {
                 let place = self.places.at(&r.conversation);
                 let had = place.last.unwrap_or(0);
-                place.last = Some(r.last_seq);
+                // One that names less than we have leaves nothing out: what is pushed again behind it is a repeat.
+                place.last = Some(r.last_seq.max(had));
                 self.observe(
                     "info",
                     "reset",
                     || json!({ "conversation": r.conversation, "last_seq": r.last_seq }),
                 );
-                self.deliver(Incoming::Reset {
-                    conversation: r.conversation.into(),
-                    had,
-                    last_seq: r.last_seq,
-                });
+                if r.last_seq > had {
+                    self.deliver(Incoming::Reset {
+                        conversation: r.conversation.into(),
+                        had,
+                        last_seq: r.last_seq,
+                    });
+                }
             }
             ServerFrame::Rewind(r) => {
                 self.places.at(&r.conversation).rewind(r.last_seq);

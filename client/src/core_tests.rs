@@ -217,6 +217,9 @@ fn a_reset_moves_the_place_and_a_rewind_forgets_what_was_above() {
     say(&mut core, 0, r#"{"reset":{"conversation":"alice","last_seq":9000}}"#);
     event(&mut core, 0, 9001, "x", "bo");
     assert_eq!(drain(&mut core).seqs, [4, 9001]);
+    say(&mut core, 0, r#"{"reset":{"conversation":"alice","last_seq":9000}}"#);
+    event(&mut core, 0, 9001, "x", "bo");
+    assert!(drain(&mut core).seqs.is_empty(), "a repeat");
     say(&mut core, 0, r#"{"rewind":{"conversation":"alice","last_seq":8999}}"#);
     event(&mut core, 0, 9000, "y", "bo");
     assert_eq!(drain(&mut core).seqs, [9000]);

@@ -31,6 +31,7 @@ mod sweep;
 mod tcp;
 mod tenants;
 mod tls;
+mod turns;
 mod ws;
 
 pub use auth::{KeyError, TokenError, Verifier};

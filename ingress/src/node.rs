@@ -96,6 +96,9 @@ pub struct Hello {
     pub slot: Option<Arc<Slot>>,
 }
 
+/// Raw TCP asks twice: at the socket and at its `connect`.
+const BURST_MIN: u32 = 2;
+
 impl Node {
     pub fn new(parts: NodeParts) -> Self {
         let limits = parts.limits;
@@ -200,7 +203,7 @@ impl Node {
         // A tenth of a second's at once: those that are connected wait for no more than that.
         let rate = Rate {
             per_s,
-            burst: per_s.div_ceil(10),
+            burst: per_s.div_ceil(10).max(BURST_MIN),
         };
         if per_s > 0 && self.handshakes.lock().take(self.clock.now_ms(), 1, rate).is_err() {
             return refuse(CloseCode::RateLimited, "overloaded");

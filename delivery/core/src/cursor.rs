@@ -102,8 +102,8 @@ pub(crate) struct Cursor {
     /// 0: not full.
     pub full_since_ms: u64,
     pub window: Window,
-    /// Bytes of the next event, if it was read and found no room: it is not read again before there is some. 0: not known.
-    pub wants_bytes: u32,
+    /// Bytes of the last event that was read and found no room in the window; 0: there was none.
+    pub row_bytes: u32,
     /// Serial of the page read under way; 0: none.
     pub reading: u32,
     /// Has had its first `conversation` frame.
@@ -114,6 +114,8 @@ pub(crate) struct Cursor {
     /// Wants a `conversation` frame when it is at the head.
     pub stale: bool,
     pub stalled: bool,
+    /// The next event is the one of `row_bytes`.
+    pub row_waits: bool,
     /// `placed` of dropped repeats that wait for the cursor to pass their seq.
     #[allow(clippy::box_collection)] // almost always absent: a third of a Vec's size
     pub placed: Option<Box<Vec<(u64, Bytes)>>>,
@@ -134,13 +136,14 @@ impl Cursor {
             until: u64::MAX,
             full_since_ms: 0,
             window: Window::default(),
-            wants_bytes: 0,
+            row_bytes: 0,
             reading: 0,
             begun: false,
             attached: true,
             ahead: false,
             stale: false,
             stalled: false,
+            row_waits: false,
             placed: None,
         }
     }

@@ -59,9 +59,11 @@ impl PartitionCore {
         let head = conv.head();
         let c = &mut conv.cursors[i];
         let last = head.min(c.until);
-        let far = last.saturating_sub(c.pos) > limits::RESUME_EVENTS_MAX;
+        let stored = conv.tail.stored(head, self.committed).min(last);
+        // What is not stored is in the log: nobody is sent back to read it as history.
+        let far = last.saturating_sub(c.pos) > limits::RESUME_EVENTS_MAX && stored > c.pos;
         if far {
-            c.pos = conv.tail.stored(head, self.committed).min(last);
+            c.pos = stored;
         }
         let (fresh, pos) = (!c.begun, c.pos);
         c.begun = true;
@@ -251,7 +253,8 @@ impl PartitionCore {
                 next,
             );
             if !pushed {
-                c.wants_bytes = bytes as u32;
+                c.row_bytes = bytes.max(HIDDEN_BYTES) as u32;
+                c.row_waits = true;
                 no_room = Some(NoRoom::Window);
                 break;
             }
@@ -309,10 +312,12 @@ impl PartitionCore {
         let head = conv.head();
         let below = conv.tail.before(head);
         let c = &mut conv.cursors[i];
-        if !c.window.has_room(c.wants_bytes.max(1) as usize) {
+        // The event that found no room is not read again before there is some; what comes behind it is taken to be as large.
+        let next = if c.row_waits { c.row_bytes } else { 1 };
+        if !c.window.has_room(next as usize) {
             return self.window_full(cx, slot, c);
         }
-        let room = c.window.room_for(c.wants_bytes as usize) as u64;
+        let room = c.window.room_for(c.row_bytes as usize) as u64;
         let wanted = room.min(c.until - c.pos);
         if c.pos >= below {
             // Its offset is known, its body is not in memory.
@@ -435,6 +440,9 @@ fn access(state: &conversation::State, c: &Cursor) -> Access {
     }
 }
 
+/// What a hidden event's frame takes at most, near enough.
+const HIDDEN_BYTES: usize = 256;
+
 /// Why a row that was read is not pushed.
 #[derive(Clone, Copy)]
 enum NoRoom {
@@ -481,7 +489,7 @@ fn push(
     };
     c.pos = next.seq;
     c.full_since_ms = 0;
-    c.wants_bytes = 0;
+    c.row_waits = false;
     let (connection, seq, received_at_ms) = (c.connection, next.seq, next.received_at_ms);
     cx.links.push(c.link, shared, connection, || {
         let push = Push {

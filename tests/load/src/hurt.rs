@@ -232,25 +232,23 @@ pub async fn fragments(
     for i in 0..connections {
         let (target, outcome) = (target.clone(), outcome.clone());
         tasks.spawn(async move {
-            let mut line = Line::connect(&target, &format!("{}-{i}", target.prefix), "d").await?;
-            Outcome::count(&outcome.opened);
-            let fragment = fragment(false, bytes);
-            let many = fragment.repeat(1_000);
-            line.stream
-                .write_all(&self::fragment(true, bytes))
-                .await
-                .map_err(lost)?;
-            let mut sent = 0;
-            while sent < each && Instant::now() < until {
-                match timeout_at(until, line.stream.write_all(&many)).await {
-                    Ok(Ok(())) => {
+            let user = format!("{}-{i}", target.prefix);
+            let many = fragment(false, bytes).repeat(1_000);
+            // Cut off, it comes again.
+            while Instant::now() < until {
+                let mut line = Line::connect(&target, &user, "d").await?;
+                Outcome::count(&outcome.opened);
+                let mut sent = 0;
+                let mut going = line.stream.write_all(&fragment(true, bytes)).await.is_ok();
+                while going && sent < each {
+                    going = matches!(timeout_at(until, line.stream.write_all(&many)).await, Ok(Ok(())));
+                    if going {
                         sent += 1_000;
                         outcome.fragments.fetch_add(1_000, Ordering::Relaxed);
                     }
-                    _ => break,
                 }
+                outcome.ended(line.last_words().await);
             }
-            outcome.ended(line.last_words().await);
             Ok(())
         });
     }
@@ -371,13 +369,6 @@ fn closed(code: Option<u16>, reason: &str) -> String {
     match code {
         Some(code) => format!("{code} {reason}").trim_end().to_owned(),
         None => "closed without a code".to_owned(),
-    }
-}
-
-fn lost(why: impl fmt::Display) -> Error {
-    Error::Lost {
-        user: "a connection".into(),
-        why: why.to_string(),
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Net {
     pub paused: bool,
     /// Records read again from the log.
     pub read_back: usize,
+    /// Limits of the pages that were read.
+    pub pages: Vec<u32>,
     pub answers: Vec<wire::link::Answer>,
     next_id: u64,
     decision: u64,
@@ -99,6 +101,7 @@ impl Net {
             stopped: Vec::new(),
             paused: false,
             read_back: 0,
+            pages: Vec::new(),
             answers: Vec::new(),
             next_id: 0,
             decision: 0,
@@ -242,6 +245,7 @@ impl Net {
                 after,
                 limit,
             } => {
+                self.pages.push(limit);
                 let rows = self.page(&key, after, limit);
                 let token: PageToken = token;
                 self.workers[w].handle_page(now, token, &rows);

@@ -1,30 +1,63 @@
 //! Where a conversation really began on a connection of staff. A recorder writes the `last_seq` of the first `conversation`
 //! frame, which is all it knows then; but a conversation that is attached to a connected agent begins before the open session's
 //! first event (DESIGN.md §6), so the first event says it. A `reset` before any event leaves it unsaid: all of the history up to
-//! there is read. Customers begin where the frame says.
+//! there is read, on a later connection of the device too if none before had an event. Customers begin where the frame says.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::facts::DeviceKey;
 use super::history::{Entry, Layer, Op, Role};
+
+/// Beginnings of a conversation on a device that has had no event of it yet.
+struct Open<'a> {
+    /// Its latest connection: on that one the first event says where it began.
+    conn: &'a str,
+    from: u64,
+    at: Vec<usize>,
+}
 
 /// The history with every such beginning put right; entries keep their numbers.
 pub fn settled(entries: &[Entry]) -> Cow<'_, [Entry]> {
-    let mut staff: BTreeMap<&str, ()> = BTreeMap::new();
-    let mut open: BTreeMap<(&str, &str), (usize, u64)> = BTreeMap::new();
+    let mut staff: BTreeMap<&str, DeviceKey> = BTreeMap::new();
+    let mut open: BTreeMap<(DeviceKey, &str), Open> = BTreeMap::new();
     let mut right: Vec<(usize, u64)> = Vec::new();
     for (at, entry) in entries.iter().enumerate() {
         match &entry.op {
-            Op::Connect { conn, role, .. } if *role != Role::Customer => {
-                staff.insert(conn, ());
+            Op::Connect {
+                conn,
+                tenant,
+                user,
+                role,
+                device,
+                ..
+            } if *role != Role::Customer => {
+                // Without a name, each connection is a device of its own.
+                staff.insert(conn, (tenant, user, device.as_deref().unwrap_or(conn)));
             }
             Op::Begin {
                 conn,
                 conversation,
                 from,
-                resume: false,
-            } if staff.contains_key(conn.as_str()) => {
-                open.insert((conn, conversation), (at, *from));
+                resume,
+            } => {
+                let Some(device) = staff.get(conn.as_str()) else {
+                    continue;
+                };
+                let of = (*device, conversation.as_str());
+                if !*resume {
+                    let (conn, from) = (conn.as_str(), *from);
+                    open.insert(
+                        of,
+                        Open {
+                            conn,
+                            from,
+                            at: vec![at],
+                        },
+                    );
+                } else if let Some(open) = open.get_mut(&of) {
+                    open.at.push(at);
+                }
             }
             Op::Recv {
                 conn,
@@ -33,15 +66,22 @@ pub fn settled(entries: &[Entry]) -> Cow<'_, [Entry]> {
                 seen,
                 ..
             } => {
-                if let Some((begun, from)) = open.remove(&(conn.as_str(), conversation.as_str()))
-                    && seen.seq <= from
+                let Some(device) = staff.get(conn.as_str()) else {
+                    continue;
+                };
+                if let Some(open) = open.remove(&(*device, conversation.as_str()))
+                    && open.conn == conn
+                    && seen.seq <= open.from
                 {
-                    right.push((begun, seen.seq.saturating_sub(1)));
+                    right.extend(open.at.iter().map(|begun| (*begun, seen.seq.saturating_sub(1))));
                 }
             }
             Op::Reset { conn, conversation, .. } => {
-                if let Some((begun, _)) = open.remove(&(conn.as_str(), conversation.as_str())) {
-                    right.push((begun, 0));
+                let Some(device) = staff.get(conn.as_str()) else {
+                    continue;
+                };
+                if let Some(open) = open.remove(&(*device, conversation.as_str())) {
+                    right.extend(open.at.iter().map(|begun| (*begun, 0)));
                 }
             }
             _ => {}

@@ -36,13 +36,15 @@ impl Place {
         self.hole.map_or(self.last, |(next, _)| next - 1)
     }
 
+    /// A `reset` to what the app has seen already leaves nothing out: what is pushed again behind it is a repeat.
     fn reset(&mut self, last_seq: u64, by: usize) {
-        let next = self.whole().saturating_add(1);
-        *self = Self {
-            last: last_seq,
-            by,
-            hole: (next <= last_seq).then_some((next, last_seq)),
-        };
+        if last_seq > self.last {
+            *self = Self {
+                last: last_seq,
+                by,
+                hole: Some((self.whole().saturating_add(1), last_seq)),
+            };
+        }
     }
 
     /// What must come next by this way.

@@ -95,6 +95,8 @@ fn decide(facts: &Facts) -> Verdict {
         if let Some(known) = facts.conns.get(conn.as_str())
             && let Some((when_us, said)) = revoked.get(&(known.tenant, known.user)).copied()
             && begun < said
+            // Tokens and revocations have milliseconds: one issued within the revocation's own may count as issued behind it.
+            && facts.entries[begun].t_mono_us / 1_000 < when_us / 1_000
         {
             let late = now_us > when_us + REVOKED_WITHIN_US && calm(when_us);
             tally.case(!late, &[begun, said, at], || {

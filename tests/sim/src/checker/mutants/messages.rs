@@ -189,6 +189,15 @@ fn i8_behind_a_reset() {
     recv(&mut twice, 6, Via::Page);
     recv(&mut twice, 21, Via::Event);
     assert!(matches!(verdict(twice), Some(Verdict::Held(_))));
+    // One that names less than the app has leaves nothing out.
+    let mut back = begun();
+    reset_to(&mut back, 8);
+    recv(&mut back, 10, Via::Event);
+    assert!(matches!(verdict(back), Some(Verdict::Held(_))));
+    let mut shown_again = begun();
+    reset_to(&mut shown_again, 8);
+    recv(&mut shown_again, 9, Via::Event);
+    assert!(broken("I8", &shown_again.entries).contains("9 after 9"));
 }
 
 #[test]
