@@ -164,7 +164,7 @@ impl Driver {
                     Said::Ours(generation) => {
                         tracing::info!(partition = %said.partition, %generation, "our announcement landed again");
                         self.owns(said.partition, generation);
-                        self.core.handle_announced_again(said.partition, generation);
+                        self.core.handle_announced_again(now_ms, said.partition, generation);
                     }
                     // A commit decides: fenced, and it is theirs; accepted, and we say again that it is ours.
                     Said::Contested => self.member_next_ms = now_ms,
@@ -215,7 +215,7 @@ impl Driver {
                     let generation = consuming.generation;
                     tracing::info!(partition = %at.partition, %generation, "announced again");
                     self.owns(at.partition, generation);
-                    self.core.handle_announced_again(at.partition, generation);
+                    self.core.handle_announced_again(now_ms, at.partition, generation);
                 }
             }
             Done::Started {

@@ -278,6 +278,14 @@ impl PartitionCore {
         }
     }
 
+    pub(crate) fn unregister_all(&mut self, cx: &mut Cx) {
+        let mut all: Vec<(LinkId, u64)> = self.routes.keys().copied().collect();
+        all.sort_unstable();
+        for (link, connection) in all {
+            self.unregister(cx, link, connection);
+        }
+    }
+
     /// A detached conversation leaves memory: its connection keeps the place.
     pub(crate) fn remember_place(&mut self, conv: &Conv, c: &Cursor, slot: u32) {
         let Some(Home::Staff(id)) = self.routes.get(&(c.link, c.connection)).copied() else {

@@ -166,9 +166,17 @@ impl Worker {
     }
 
     /// We announced ourselves again: a higher generation, the same ownership.
-    pub fn handle_announced_again(&mut self, partition: Partition, generation: Generation) {
-        if let Some(p) = self.partitions.get_mut(&partition) {
-            p.generation = p.generation.max(generation);
+    /// A higher generation counts. Nodes that hear of it refuse what was pushed under the one before, so nobody stands where
+    /// their cursor does: all register again, and begin where they say.
+    pub fn handle_announced_again(&mut self, now_ms: u64, partition: Partition, generation: Generation) {
+        let mut cx = cx!(self, now_ms);
+        if let Some(p) = self
+            .partitions
+            .get_mut(&partition)
+            .filter(|p| p.generation < generation)
+        {
+            p.generation = generation;
+            p.unregister_all(&mut cx);
         }
     }
 

@@ -172,7 +172,7 @@ impl WorkerProc {
                 token, committed, end, ..
             } => self.offsets(env, now_ms, token, committed, end),
             Input::Stored { token, answer } => self.stored(env, now_ms, token, answer),
-            Input::Tailed(record) => self.tailed(&record),
+            Input::Tailed(record) => self.tailed(now_ms, &record),
             Input::LinkDialed { link } => {
                 let heard_us = env.now_us;
                 self.links.insert(link, Link { heard_us, sent_us: 0 });
@@ -268,7 +268,10 @@ impl WorkerProc {
         };
         env.record(&self.id.name(), Kind::Ok, op);
         if again || owned.started {
-            return self.core.handle_announced_again(Partition(partition), generation);
+            let now_ms = env.now_ms(self.id);
+            return self
+                .core
+                .handle_announced_again(now_ms, Partition(partition), generation);
         }
         let token = self.wait(Waits::Start { partition });
         env.ask_offsets(self.id, Group::Persistence, partition, token);
@@ -319,7 +322,7 @@ impl WorkerProc {
         }
     }
 
-    fn tailed(&mut self, record: &LogRecord) {
+    fn tailed(&mut self, now_ms: u64, record: &LogRecord) {
         let Some(owner) = record.value.as_ref().and_then(|v| Owner::decode(v.clone()).ok()) else {
             return;
         };
@@ -338,7 +341,8 @@ impl WorkerProc {
                 group: owned.group_generation,
                 announced: record.offset,
             };
-            self.core.handle_announced_again(Partition(owner.partition), generation);
+            self.core
+                .handle_announced_again(now_ms, Partition(owner.partition), generation);
         }
     }
 
