@@ -22,7 +22,7 @@ use crate::tokens::Signer;
 /// Sockets being opened at once.
 const OPENING: usize = 64;
 /// A reading device acks after so many events.
-const ACK_EVERY: u64 = 4;
+const ACK_EVERY: u64 = 1;
 /// How long a sleeper may take to read, in the end, what was sent to it and why it was cut off.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
