@@ -96,9 +96,6 @@ pub struct Hello {
     pub slot: Option<Arc<Slot>>,
 }
 
-/// Raw TCP asks twice: at the socket and at its `connect`.
-const BURST_MIN: u32 = 2;
-
 impl Node {
     pub fn new(parts: NodeParts) -> Self {
         let limits = parts.limits;
@@ -199,16 +196,19 @@ impl Node {
         if self.open.load(Ordering::Relaxed) >= self.limits.connections_per_node_max {
             return refuse(CloseCode::RateLimited, "overloaded");
         }
-        let per_s = self.limits.handshakes_per_s;
-        // A tenth of a second's at once: those that are connected wait for no more than that.
-        let rate = Rate {
-            per_s,
-            burst: per_s.div_ceil(10).max(BURST_MIN),
-        };
-        if per_s > 0 && self.handshakes.lock().take(self.clock.now_ms(), 1, rate).is_err() {
-            return refuse(CloseCode::RateLimited, "overloaded");
-        }
         Ok(())
+    }
+
+    /// Takes one of the second's handshakes. A tenth of a second's are let in at once: those that are connected wait for no more.
+    fn may_shake_hands(&self) -> bool {
+        let per_s = self.limits.handshakes_per_s;
+        let burst = per_s.div_ceil(10);
+        per_s == 0
+            || self
+                .handshakes
+                .lock()
+                .take(self.clock.now_ms(), 1, Rate { per_s, burst })
+                .is_ok()
     }
 
     /// Makes a verified token a connection: counted, known to the owners, with `connected` as its first frame.
@@ -221,6 +221,9 @@ impl Node {
     fn try_connect(self: &Arc<Self>, claims: Claims, hello: Hello, transport: Transport) -> Result<Arc<Conn>, Refused> {
         let refuse = |code, outcome| Err(Refused { code, outcome });
         self.admit()?;
+        if !self.may_shake_hands() {
+            return refuse(CloseCode::RateLimited, "overloaded");
+        }
         let Some(tenant) = self.tenant(&claims.tenant) else {
             return refuse(CloseCode::BadToken, "bad_token");
         };

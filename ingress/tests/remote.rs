@@ -17,7 +17,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use wire::link::link_server::{Link, LinkServer};
-use wire::link::{Access, NotOwner, ToNode, ToWorker, from_node, from_worker};
+use wire::link::{Access, ToNode, ToWorker, from_node};
 use wire::record::Owner;
 
 const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
@@ -138,25 +138,6 @@ async fn a_worker_started_again_gets_no_link_of_the_run_before() {
     assert_eq!(alice.recv().await["event"]["seq"], 1);
     let other = soon_or_none(links.recv()).await;
     assert!(other.is_none(), "one link");
-}
-
-/// A registration waits as a name; it leaves for the worker that owns the partition then.
-#[tokio::test]
-async fn who_waits_to_ask_again_is_not_registered_with_a_worker_that_owns_nothing_any_more() {
-    let mut node = start().await;
-    let mut first = node.worker(1).await;
-    let _alice = node.connect("alice", "customer").await;
-    let register = first.register().await;
-    first
-        .send(from_worker::Item::NotOwner(NotOwner {
-            partition: register.partition,
-            generation: register.generation,
-            connections: vec![register.connection],
-        }))
-        .await;
-    let mut second = node.worker(2).await;
-    assert_eq!(second.register().await.connection, register.connection);
-    assert!(soon_or_none(first.any()).await.is_none(), "asked of the second only");
 }
 
 #[tokio::test]

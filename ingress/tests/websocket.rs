@@ -11,7 +11,7 @@ use futures::SinkExt;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use wire::link::{Access, Close, Frame, Generation, NotOwner, Registered, Reset, from_node, from_worker};
+use wire::link::{Access, Close, Frame, Generation, Registered, Reset, from_node, from_worker};
 use wire::record::desk_record::Input;
 use wire::record::{Audience, Kind, Role};
 use wire::{CloseCode, limits};
@@ -126,18 +126,38 @@ async fn a_lost_link_is_dialled_again_and_everybody_registered() {
     let again = worker.register().await;
     assert_eq!((again.connection, again.places[0].written), (register.connection, 3));
 
-    worker
-        .send(from_worker::Item::NotOwner(NotOwner {
-            partition: again.partition,
-            generation: again.generation,
-            connections: vec![again.connection],
-        }))
-        .await;
+    worker.not_owner(&again).await;
     assert_eq!(
         worker.register().await.connection,
         register.connection,
         "asked again after a while"
     );
+}
+
+/// A registration waits as a name; it leaves for the worker that owns the partition then.
+#[tokio::test]
+async fn who_waits_to_ask_again_is_not_registered_with_a_worker_that_owns_nothing_any_more() {
+    let mut node = start().await;
+    let mut first = node.worker(1).await;
+    let _alice = node.connect("alice", "customer").await;
+    let register = first.register().await;
+    first.not_owner(&register).await;
+    let mut second = node.worker(2).await;
+    assert_eq!(second.register().await.connection, register.connection);
+    assert!(soon_or_none(first.any()).await.is_none(), "asked of the second only");
+}
+
+#[tokio::test]
+async fn a_node_takes_so_many_handshakes_a_second_and_tells_the_others_to_wait() {
+    let mut config = config();
+    config.limits.handshakes_per_s = 10;
+    let node = start_with(config, |_| {}).await;
+    node.connect("alice", "customer").await;
+    let mut bob = node.ws().await;
+    bob.send(json!({"connect":{"token":token("bob", "customer")}})).await;
+    assert_eq!(bob.closed().await, CloseCode::RateLimited.number());
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    node.connect("bob", "customer").await;
 }
 
 #[tokio::test]

@@ -182,7 +182,9 @@ class Connection {
   }
 
   on_reset({ conversation, last_seq }) {
-    this.place(conversation).last = last_seq;
+    const place = this.place(conversation);
+    // One that names less than we have leaves nothing out: what is pushed again behind it is a repeat.
+    place.last = Math.max(place.last ?? 0, last_seq);
     this.heard("reset", { conversation, last_seq });
   }
 

@@ -59,12 +59,12 @@ impl PartitionCore {
         let head = conv.head();
         let c = &mut conv.cursors[i];
         let last = head.min(c.until);
-        let stored = conv.tail.stored(head, self.committed).min(last);
+        let behind = last.saturating_sub(c.pos) > limits::RESUME_EVENTS_MAX;
         // What is not stored is in the log: nobody is sent back to read it as history.
-        let far = last.saturating_sub(c.pos) > limits::RESUME_EVENTS_MAX && stored > c.pos;
-        if far {
-            c.pos = stored;
-        }
+        let stored = behind.then(|| conv.tail.stored(head, self.committed).min(last));
+        let reset_to = stored.filter(|stored| *stored > c.pos);
+        let far = reset_to.is_some();
+        c.pos = reset_to.unwrap_or(c.pos);
         let (fresh, pos) = (!c.begun, c.pos);
         c.begun = true;
         c.start = Start::Head;

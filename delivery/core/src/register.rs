@@ -266,22 +266,14 @@ impl PartitionCore {
 
     /// The link is gone, and every route that stood on it.
     pub(crate) fn link_down(&mut self, cx: &mut Cx, link: LinkId) {
-        let mut gone: Vec<u64> = self
-            .routes
-            .keys()
-            .filter(|(l, _)| *l == link)
-            .map(|(_, c)| *c)
-            .collect();
-        gone.sort_unstable();
-        for connection in gone {
-            self.unregister(cx, link, connection);
-        }
+        self.unregister_where(cx, |of| of == link);
     }
 
-    pub(crate) fn unregister_all(&mut self, cx: &mut Cx) {
-        let mut all: Vec<(LinkId, u64)> = self.routes.keys().copied().collect();
-        all.sort_unstable();
-        for (link, connection) in all {
+    pub(crate) fn unregister_where(&mut self, cx: &mut Cx, is_gone: impl Fn(LinkId) -> bool) {
+        let routes = self.routes.keys().copied();
+        let mut gone: Vec<(LinkId, u64)> = routes.filter(|(link, _)| is_gone(*link)).collect();
+        gone.sort_unstable();
+        for (link, connection) in gone {
             self.unregister(cx, link, connection);
         }
     }

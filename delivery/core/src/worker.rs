@@ -165,9 +165,8 @@ impl Worker {
         self.partitions.insert(partition, core);
     }
 
-    /// We announced ourselves again: a higher generation, the same ownership.
-    /// A higher generation counts. Nodes that hear of it refuse what was pushed under the one before, so nobody stands where
-    /// their cursor does: all register again, and begin where they say.
+    /// We announced ourselves again: a higher generation, the same ownership. Nodes that hear of it refuse what was pushed
+    /// under the one before, so nobody stands where their cursor does: all register again, and begin where they say.
     pub fn handle_announced_again(&mut self, now_ms: u64, partition: Partition, generation: Generation) {
         let mut cx = cx!(self, now_ms);
         if let Some(p) = self
@@ -176,7 +175,7 @@ impl Worker {
             .filter(|p| p.generation < generation)
         {
             p.generation = generation;
-            p.unregister_all(&mut cx);
+            p.unregister_where(&mut cx, |_| true);
         }
     }
 

@@ -26,8 +26,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use wire::link::{
-    Access, Conversation, FromNode, FromWorker, Generation, Push, Registered, ToNode, ToWorker, WorkerHello, from_node,
-    from_worker,
+    Access, Conversation, FromNode, FromWorker, Generation, NotOwner, Push, Registered, ToNode, ToWorker, WorkerHello,
+    from_node, from_worker,
 };
 use wire::record::{DeskRecord, Owner, Record, Session};
 use wire::{ConversationKey, Epoch, Lane, Offset, Partition, Position, Seq, Tenant};
@@ -295,6 +295,15 @@ impl WorkerLink {
             from_node::Item::Register(register) => register,
             other => panic!("{other:?}"),
         }
+    }
+
+    pub async fn not_owner(&self, register: &wire::link::Register) {
+        self.send(from_worker::Item::NotOwner(NotOwner {
+            partition: register.partition,
+            generation: register.generation,
+            connections: vec![register.connection],
+        }))
+        .await;
     }
 
     /// The next registration, confirmed, and its conversation begun.

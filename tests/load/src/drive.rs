@@ -15,6 +15,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use wire::CloseCode;
 
 use crate::Error;
 use crate::pair::{Pair, Phase, Who};
@@ -185,9 +186,6 @@ fn hint(error: &std::io::Error) -> String {
     }
 }
 
-/// `rate_limited` of `wire::CloseCode`.
-const RATE_LIMITED: u16 = 3013;
-
 /// Connects one side and keeps reading until the connection ends; comes back if the run says so.
 pub async fn live(world: Arc<World>, line: Arc<Line>, who: Who, behind: u64) -> Result<(), Error> {
     let mut behind = behind;
@@ -202,7 +200,8 @@ pub async fn live(world: Arc<World>, line: Arc<Line>, who: Who, behind: u64) -> 
             let was_up = side.phase >= Phase::Connected;
             let final_code = matches!(side.closed, Some((Some(3500..=3999), _)));
             // Told to wait, as by a node that takes so many handshakes a second: every client waits and comes again.
-            let come_back = come_back || matches!(side.closed, Some((Some(RATE_LIMITED), _)));
+            let told_to_wait = Some(CloseCode::RateLimited.number());
+            let come_back = come_back || side.closed.as_ref().is_some_and(|(code, _)| *code == told_to_wait);
             if !come_back || final_code || !matches!(ended, Ended::Lost(_)) {
                 let told = side.closed.clone();
                 pair.cut(who);

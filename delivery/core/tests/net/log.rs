@@ -31,21 +31,6 @@ impl Net {
         id
     }
 
-    /// A message of an agent with so many bytes of text.
-    pub fn say_large(&mut self, conversation: &str, bytes: usize) {
-        self.next_id += 1;
-        let id = format!("m{}", self.next_id);
-        self.say_text(
-            conversation,
-            Role::Agent,
-            "bo",
-            None,
-            &id,
-            Audience::Everyone,
-            &"x".repeat(bytes),
-        );
-    }
-
     pub fn say_with(
         &mut self,
         conversation: &str,
@@ -55,20 +40,7 @@ impl Net {
         id: &str,
         audience: Audience,
     ) {
-        self.say_text(conversation, role, user, device, id, audience, id);
-    }
-
-    #[allow(clippy::too_many_arguments)] // all that a message has
-    fn say_text(
-        &mut self,
-        conversation: &str,
-        role: Role,
-        user: &str,
-        device: Option<usize>,
-        id: &str,
-        audience: Audience,
-        text: &str,
-    ) {
+        let bytes = self.text_bytes;
         let record = Record {
             version: 1,
             kind: Kind::Message.into(),
@@ -84,7 +56,7 @@ impl Net {
                 node: self.devices[d].node,
                 connection: self.devices[d].connection,
             }),
-            member: format!("\"message\":{{\"text\":\"{text}\"}}").into(),
+            member: format!("\"message\":{{\"text\":\"{id:x<bytes$}\"}}").into(),
             ..Record::default()
         };
         self.append(conversation, record);

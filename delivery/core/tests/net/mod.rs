@@ -61,6 +61,8 @@ pub struct Net {
     /// Limits of the pages that were read.
     pub pages: Vec<u32>,
     pub answers: Vec<wire::link::Answer>,
+    /// Texts are filled up to so many bytes.
+    pub text_bytes: usize,
     next_id: u64,
     decision: u64,
     pub sends_batch: usize,
@@ -103,6 +105,7 @@ impl Net {
             read_back: 0,
             pages: Vec::new(),
             answers: Vec::new(),
+            text_bytes: 0,
             next_id: 0,
             decision: 0,
             sends_batch: 512,
@@ -151,6 +154,15 @@ impl Net {
         self.workers[worker].handle_open_sessions(self.now_ms, P, open);
         for d in &mut self.devices {
             d.registered = false;
+        }
+    }
+
+    /// The owner announces itself again; nodes hear of it before anything that it has sent.
+    pub fn announce_again(&mut self) {
+        self.announced += 1;
+        let generation = self.generation();
+        if let Some(owner) = self.owner {
+            self.workers[owner].handle_announced_again(self.now_ms, P, generation);
         }
     }
 

@@ -6,12 +6,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::facts::DeviceKey;
+use super::facts::{DeviceKey, device_of};
 use super::history::{Entry, Layer, Op, Role};
 
 /// Beginnings of a conversation on a device that has had no event of it yet.
 struct Open<'a> {
-    /// Its latest connection: on that one the first event says where it began.
+    /// The first: only there an event says where it began.
     conn: &'a str,
     from: u64,
     at: Vec<usize>,
@@ -32,8 +32,7 @@ pub fn settled(entries: &[Entry]) -> Cow<'_, [Entry]> {
                 device,
                 ..
             } if *role != Role::Customer => {
-                // Without a name, each connection is a device of its own.
-                staff.insert(conn, (tenant, user, device.as_deref().unwrap_or(conn)));
+                staff.insert(conn, device_of(conn, tenant, user, device.as_deref()));
             }
             Op::Begin {
                 conn,
@@ -101,22 +100,29 @@ pub fn settled(entries: &[Entry]) -> Cow<'_, [Entry]> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use crate::checker::history::read_lines;
     use crate::checker::{VoidLimits, check};
 
     /// Attached at a `last_seq` of 20 and, before any event, sent to the history; its app is handed `read` of it. Does I8 hold?
-    fn reset_first(role: &str, last_seq: u64, read: std::ops::RangeInclusive<u64>) -> bool {
+    fn reset_first(role: &str, last_seq: u64, read: RangeInclusive<u64>) -> bool {
+        reset_behind(&[], role, last_seq, read)
+    }
+
+    /// The same behind what went before.
+    fn reset_behind(before: &[String], role: &str, last_seq: u64, read: RangeInclusive<u64>) -> bool {
+        let resume = !before.is_empty();
         let of = r#""proc":"p","conn":"c","conversation":"alice""#;
         let recv = |layer: &str, via: &str, seq: u64| {
             format!(r#"{{"t_mono_us":3,{of},"kind":"info","op":"recv","layer":"{layer}","via":"{via}","seq":{seq}}}"#)
         };
-        let mut lines = vec![
-            format!(
-                r#"{{"t_mono_us":1,"proc":"p","kind":"ok","op":"connect","conn":"c","tenant":"t","user":"alice","role":"{role}"}}"#
-            ),
-            format!(r#"{{"t_mono_us":2,{of},"kind":"info","op":"begin","from":20}}"#),
+        let mut lines = before.to_vec();
+        lines.extend([
+            connect("c", role),
+            format!(r#"{{"t_mono_us":2,{of},"kind":"info","op":"begin","from":20,"resume":{resume}}}"#),
             format!(r#"{{"t_mono_us":2,{of},"kind":"info","op":"reset","last_seq":{last_seq}}}"#),
-        ];
+        ]);
         lines.extend(read.map(|seq| recv("app", "page", seq)));
         for seq in [last_seq + 1, last_seq + 2] {
             lines.extend([recv("raw", "event", seq), recv("app", "event", seq)]);
@@ -126,6 +132,35 @@ mod tests {
         };
         let report = check(&read_lines(&lines.join("\n")).unwrap(), limits);
         !report.broken().any(|(i, _)| i.id == "I8")
+    }
+
+    fn connect(conn: &str, role: &str) -> String {
+        format!(
+            r#"{{"t_mono_us":1,"proc":"p","kind":"ok","op":"connect","conn":"{conn}","tenant":"t","user":"alice","role":"{role}","device":"d"}}"#
+        )
+    }
+
+    #[test]
+    fn an_agent_that_had_nothing_on_its_connection_before_reads_all_of_the_history_too() {
+        let of = r#""proc":"p","conn":"b","conversation":"alice","kind":"info""#;
+        let begun = |role: &str| {
+            vec![
+                connect("b", role),
+                format!(r#"{{"t_mono_us":1,{of},"op":"begin","from":20}}"#),
+            ]
+        };
+        assert!(reset_behind(&begun("agent"), "agent", 22, 1..=22));
+        assert!(!reset_behind(&begun("agent"), "agent", 22, 21..=22));
+        assert!(reset_behind(&begun("customer"), "customer", 22, 21..=22));
+        // One that had an event there began where that says.
+        let mut had_one = begun("agent");
+        for layer in ["raw", "app"] {
+            had_one.push(format!(
+                r#"{{"t_mono_us":1,{of},"op":"recv","layer":"{layer}","via":"event","seq":20}}"#
+            ));
+        }
+        assert!(reset_behind(&had_one, "agent", 22, 21..=22));
+        assert!(!reset_behind(&had_one, "agent", 22, 1..=22));
     }
 
     #[test]

@@ -10,6 +10,10 @@ pub type Conversation<'a> = (&'a str, &'a str);
 /// (tenant, user, device); a connection without a device is its own.
 pub type DeviceKey<'a> = (&'a str, &'a str, &'a str);
 
+pub fn device_of<'a>(conn: &'a str, tenant: &'a str, user: &'a str, device: Option<&'a str>) -> DeviceKey<'a> {
+    (tenant, user, device.unwrap_or(conn))
+}
+
 #[derive(Clone, Debug)]
 pub struct Conn<'a> {
     pub tenant: &'a str,
@@ -125,7 +129,7 @@ impl<'a> Facts<'a> {
                     tenant,
                     user,
                     role: *role,
-                    device: (tenant, user, device.as_deref().unwrap_or(conn)),
+                    device: device_of(conn, tenant, user, device.as_deref()),
                     invoked: at,
                     connected: None,
                     closed: None,
