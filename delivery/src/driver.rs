@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::error::{Alarm, Error};
 use crate::handle::NewLink;
 use crate::meters::Meters;
-use crate::ownership::{Consuming, Owned};
+use crate::ownership::{Announced, Consuming, Owned};
 use crate::ports::{Arrival, Ports, Room};
 use crate::work::{Done, Reads, Tools, Work};
 use crate::{
@@ -71,6 +71,7 @@ pub(crate) struct Driver {
     pub(crate) work: Work,
     pub(crate) owned: BTreeMap<Partition, Owned>,
     pub(crate) owners: Option<mpsc::Receiver<TailEvent>>,
+    pub(crate) announced: BTreeMap<Partition, Announced>,
     pub(crate) other_topic: Option<Alarm>,
     pub(crate) meters: Meters,
     pub(crate) topic: Topic,
@@ -116,6 +117,7 @@ impl Driver {
             work,
             owned: BTreeMap::new(),
             owners: None,
+            announced: BTreeMap::new(),
             other_topic,
             sink: Arc::new(Sink),
             claims: 0,

@@ -13,7 +13,7 @@ use wire::{Generation, Partition};
 use crate::driver::Driver;
 use crate::error::Alarm;
 use crate::owners::heard;
-use crate::ownership::{Claimed, Draining, Owned, Said};
+use crate::ownership::{Announced, Claimed, Draining, Owned, Said};
 use crate::work::Done;
 use crate::{GROUP, LAST_MARKS_MS};
 
@@ -155,11 +155,16 @@ impl Driver {
             }
             Some(TailEvent::CaughtUp) => {}
             Some(TailEvent::Record(record)) => {
-                let Some(said) = heard(&record) else { return };
+                let partitions = self.options.lane_topics.partitions;
+                let Some(said) = heard(&record).filter(|said| said.partition.0 < partitions) else {
+                    return;
+                };
+                let all = self.announced.entry(said.partition).or_default();
+                all.hear(&said);
                 let Some(owned) = self.owned.get_mut(&said.partition) else {
                     return;
                 };
-                match owned.heard(&said, self.tools.announcer.worker) {
+                match owned.heard(&said, all, self.tools.announcer.worker) {
                     Said::Nothing => {}
                     Said::Ours(generation) => {
                         tracing::info!(partition = %said.partition, %generation, "our announcement landed again");
@@ -190,7 +195,7 @@ impl Driver {
                 };
                 let consuming = claimed.announced(announced);
                 let (generation, token) = (consuming.generation, consuming.token());
-                if consuming.contested() {
+                if consuming.contested(&self.announced_of(partition)) {
                     self.member_next_ms = now_ms;
                 }
                 self.owned.insert(partition, Owned::Consuming(consuming));
@@ -266,6 +271,10 @@ impl Driver {
         }
     }
 
+    fn announced_of(&self, partition: Partition) -> Announced {
+        self.announced.get(&partition).copied().unwrap_or_default()
+    }
+
     fn owns(&self, partition: Partition, generation: Generation) {
         self.options.recorder.ok("own", || {
             json!({
@@ -282,11 +291,11 @@ impl Driver {
             Ok(()) => {
                 self.meters.commits_ok.increment(1);
                 for (partition, claim) in claims {
-                    let tools = self.tools.clone();
+                    let (tools, announced) = (self.tools.clone(), self.announced_of(partition));
                     let Some(consuming) = self.consuming(partition, claim) else {
                         continue;
                     };
-                    if let Some(group) = consuming.announce_again() {
+                    if let Some(group) = consuming.announce_again(&announced) {
                         let (at, token) = (consuming.at.clone(), consuming.token());
                         self.work.push(tools.announce_again(at, group, claim, token));
                     }

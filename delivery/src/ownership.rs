@@ -18,7 +18,6 @@ pub(crate) struct Claimed {
     pub claim: u64,
     /// Our highest announcement of this generation heard meanwhile.
     heard_ours: Option<Offset>,
-    heard: Announced,
     cancel: CancelOnDrop,
 }
 
@@ -28,7 +27,6 @@ pub(crate) struct Consuming {
     pub at: TopicPartition,
     pub claim: u64,
     pub generation: Generation,
-    heard: Announced,
     /// A repeated announcement is under way, as of this generation of the group.
     announcing: Option<u64>,
     /// Log and store disagree: nothing is read any more.
@@ -38,26 +36,25 @@ pub(crate) struct Consuming {
     cancel: CancelOnDrop,
 }
 
-/// What stands in `owners` of one partition.
+/// What stands in `owners` of one partition, whoever said it and whether or not it was ours to contest then: a tail that has
+/// caught up brings nothing twice.
 #[derive(Clone, Copy, Debug, Default)]
-struct Announced {
-    /// The highest announcement of anybody else, as nodes rank them.
-    others: Option<Generation>,
-    /// The last of all, whoever made it and in whatever generation: of a compacted topic a node that comes later reads no other.
-    last: Option<Offset>,
+pub(crate) struct Announced {
+    /// The highest announcement, as nodes rank them.
+    highest: Generation,
+    /// The last one, in whatever generation: of a compacted topic a node that comes later reads no other.
+    last: u64,
 }
 
 impl Announced {
-    fn hear(&mut self, said: &Heard, ours: bool) {
-        self.last = self.last.max(Some(said.offset));
-        if !ours {
-            self.others = self.others.max(Some(said.generation()));
-        }
+    pub fn hear(&mut self, said: &Heard) {
+        self.last = self.last.max(said.offset.0);
+        self.highest = self.highest.max(said.generation());
     }
 
     /// Is there one that nodes rank above ours, or that is all they are left with?
     fn hides(&self, ours: Generation) -> bool {
-        self.others.is_some_and(|theirs| theirs > ours) || self.last.is_some_and(|last| last.0 > ours.announced)
+        self.highest > ours || self.last > ours.announced
     }
 }
 
@@ -88,7 +85,6 @@ impl Claimed {
             group,
             claim,
             heard_ours: None,
-            heard: Announced::default(),
             cancel: CancelOnDrop(CancellationToken::new()),
         }
     }
@@ -108,7 +104,6 @@ impl Claimed {
             },
             at: self.at,
             claim: self.claim,
-            heard: self.heard,
             announcing: None,
             stopped: false,
             last_at_ms: 0,
@@ -123,18 +118,17 @@ impl Consuming {
     }
 
     /// Another announcement stands above ours, or behind it in the topic: a commit decides who is right.
-    pub fn contested(&self) -> bool {
-        self.heard.hides(self.generation)
+    pub fn contested(&self, by: &Announced) -> bool {
+        by.hides(self.generation)
     }
 
     /// The partition is ours although another announcement hides ours. Returns the generation of the group to say so
     /// with, unless that is under way: never below theirs, whatever they claimed, or no node would ever hear us again.
-    pub fn announce_again(&mut self) -> Option<u64> {
-        if !self.contested() || self.announcing.is_some() || self.stopped {
+    pub fn announce_again(&mut self, over: &Announced) -> Option<u64> {
+        if !self.contested(over) || self.announcing.is_some() || self.stopped {
             return None;
         }
-        let theirs = self.heard.others.map_or(0, |theirs| theirs.group);
-        self.announcing = Some(self.generation.group.max(theirs));
+        self.announcing = Some(self.generation.group.max(over.highest.group));
         self.announcing
     }
 
@@ -188,23 +182,21 @@ impl Owned {
         }
     }
 
-    /// An announcement of this partition was heard; `me` is this worker.
-    pub fn heard(&mut self, said: &Heard, me: WorkerId) -> Said {
+    /// An announcement of this partition was heard, the last of `all`; `me` is this worker.
+    pub fn heard(&mut self, said: &Heard, all: &Announced, me: WorkerId) -> Said {
         let ours = said.worker == me;
         match self {
             Owned::Claimed(c) => {
-                c.heard.hear(said, ours);
                 if ours && said.group == c.group {
                     c.heard_ours = c.heard_ours.max(Some(said.offset));
                 }
                 Said::Nothing
             }
             Owned::Consuming(c) => {
-                c.heard.hear(said, ours);
                 if ours && said.generation() > c.generation {
                     c.generation = said.generation();
                     Said::Ours(c.generation)
-                } else if c.contested() {
+                } else if c.contested(all) {
                     Said::Contested
                 } else {
                     Said::Nothing
@@ -228,115 +220,169 @@ mod tests {
         Claimed::new(at, 3, 1)
     }
 
-    fn said(worker: u64, group: u64, offset: u64) -> Heard {
-        Heard {
-            partition: Partition(2),
-            worker: WorkerId(worker),
-            group,
-            offset: Offset(offset),
-        }
+    /// An ownership, and all that was announced of its partition.
+    struct Told {
+        owned: Option<Owned>,
+        all: Announced,
     }
 
-    fn announced(owned: Owned, reported: u64) -> Consuming {
-        match owned {
-            Owned::Claimed(c) => c.announced(Offset(reported)),
-            Owned::Consuming(c) => panic!("{c:?}"),
+    impl Told {
+        fn claimed() -> Self {
+            Self {
+                owned: Some(Owned::Claimed(claimed())),
+                all: Announced::default(),
+            }
+        }
+
+        /// Announced at 7.
+        fn consuming() -> Self {
+            let mut told = Self::claimed();
+            told.reported(7);
+            told
+        }
+
+        /// `of`: worker, group, offset.
+        fn hear(&mut self, of: (u64, u64, u64)) -> Said {
+            let said = Heard {
+                partition: Partition(2),
+                worker: WorkerId(of.0),
+                group: of.1,
+                offset: Offset(of.2),
+            };
+            self.all.hear(&said);
+            self.owned
+                .as_mut()
+                .map_or(Said::Nothing, |o| o.heard(&said, &self.all, ME))
+        }
+
+        fn reported(&mut self, offset: u64) {
+            if let Some(Owned::Claimed(c)) = self.owned.take() {
+                self.owned = Some(Owned::Consuming(c.announced(Offset(offset))));
+            }
+        }
+
+        fn ours(&mut self) -> &mut Consuming {
+            match &mut self.owned {
+                Some(Owned::Consuming(c)) => c,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn contested(&mut self) -> bool {
+            let all = self.all;
+            self.ours().contested(&all)
+        }
+
+        fn announce_again(&mut self) -> Option<u64> {
+            let all = self.all;
+            self.ours().announce_again(&all)
         }
     }
 
     #[test]
     fn an_own_announcement_that_lands_again_is_adopted() {
-        let mut owned = Owned::Consuming(claimed().announced(Offset(7)));
-        assert_eq!(owned.heard(&said(1, 3, 7), ME), Said::Nothing);
+        let mut told = Told::consuming();
+        assert_eq!(told.hear((1, 3, 7)), Said::Nothing);
         let adopted = Generation { group: 3, announced: 9 };
-        assert_eq!(owned.heard(&said(1, 3, 9), ME), Said::Ours(adopted));
-        assert_eq!(owned.heard(&said(1, 3, 8), ME), Said::Nothing);
+        assert_eq!(told.hear((1, 3, 9)), Said::Ours(adopted));
+        assert_eq!(told.hear((1, 3, 8)), Said::Nothing);
     }
 
     #[test]
     fn the_highest_own_announcement_heard_before_the_report_is_the_one_that_counts() {
-        let mut owned = Owned::Claimed(claimed());
-        owned.heard(&said(1, 2, 8), ME);
-        owned.heard(&said(1, 3, 9), ME);
-        let consuming = announced(owned, 7);
-        assert_eq!((consuming.generation.announced, consuming.contested()), (9, false));
-        let mut owned = Owned::Claimed(claimed());
-        owned.heard(&said(1, 3, 7), ME);
-        assert_eq!(announced(owned, 9).generation.announced, 9);
+        let mut told = Told::claimed();
+        told.hear((1, 2, 8));
+        told.hear((1, 3, 9));
+        told.reported(7);
+        assert_eq!((told.ours().generation.announced, told.contested()), (9, false));
+        let mut told = Told::claimed();
+        told.hear((1, 3, 7));
+        told.reported(9);
+        assert_eq!(told.ours().generation.announced, 9);
     }
 
     #[test]
     fn anothers_announcement_above_ours_is_contested_even_if_heard_before_the_report() {
-        let mut owned = Owned::Consuming(claimed().announced(Offset(7)));
-        assert_eq!(owned.heard(&said(2, 3, 6), ME), Said::Nothing);
-        assert_eq!(owned.heard(&said(2, 3, 8), ME), Said::Contested);
+        let mut told = Told::consuming();
+        assert_eq!(told.hear((2, 3, 6)), Said::Nothing);
+        assert_eq!(told.hear((2, 3, 8)), Said::Contested);
         let contested = |theirs: u64| {
-            let mut owned = Owned::Claimed(claimed());
-            owned.heard(&said(2, 3, theirs), ME);
-            announced(owned, 7).contested()
+            let mut told = Told::claimed();
+            told.hear((2, 3, theirs));
+            told.reported(7);
+            told.contested()
         };
         assert_eq!((contested(6), contested(8)), (false, true));
     }
 
     #[test]
+    fn what_was_announced_before_the_partition_was_ours_counts() {
+        let mut told = Told {
+            owned: None,
+            all: Announced::default(),
+        };
+        told.hear((2, 9, 5));
+        told.hear((2, 1, 6));
+        told.owned = Some(Owned::Claimed(claimed()));
+        told.reported(7);
+        assert!(told.contested());
+        assert_eq!(told.announce_again(), Some(9));
+    }
+
+    #[test]
     fn a_repeated_announcement_below_anothers_leaves_it_contested() {
-        let mut consuming = claimed().announced(Offset(7));
-        consuming.heard.hear(&said(2, 3, 11), false);
-        assert_eq!(consuming.announce_again(), Some(3));
-        assert_eq!(consuming.announce_again(), None, "it is under way");
-        consuming.announced_again(Some(Offset(10)));
-        assert!(consuming.contested());
-        assert_eq!(consuming.announce_again(), Some(3));
-        consuming.announced_again(None);
-        assert!(consuming.contested(), "it never reached the log");
-        assert_eq!(consuming.announce_again(), Some(3));
-        consuming.announced_again(Some(Offset(12)));
-        assert!(!consuming.contested());
-        assert_eq!(consuming.announce_again(), None);
+        let mut told = Told::consuming();
+        told.hear((2, 3, 11));
+        assert_eq!(told.announce_again(), Some(3));
+        assert_eq!(told.announce_again(), None, "it is under way");
+        told.ours().announced_again(Some(Offset(10)));
+        assert!(told.contested());
+        assert_eq!(told.announce_again(), Some(3));
+        told.ours().announced_again(None);
+        assert!(told.contested(), "it never reached the log");
+        assert_eq!(told.announce_again(), Some(3));
+        told.ours().announced_again(Some(Offset(12)));
+        assert!(!told.contested());
+        assert_eq!(told.announce_again(), None);
     }
 
     #[test]
     fn an_absurd_generation_in_the_log_does_not_silence_the_true_owner() {
-        let mut owned = Owned::Consuming(claimed().announced(Offset(7)));
-        assert_eq!(owned.heard(&said(2, u64::MAX, 8), ME), Said::Contested);
-        let Owned::Consuming(mut consuming) = owned else {
-            panic!()
-        };
-        assert_eq!(consuming.announce_again(), Some(u64::MAX));
-        consuming.announced_again(Some(Offset(9)));
+        let mut told = Told::consuming();
+        assert_eq!(told.hear((2, u64::MAX, 8)), Said::Contested);
+        assert_eq!(told.announce_again(), Some(u64::MAX));
+        told.ours().announced_again(Some(Offset(9)));
         let highest = Generation {
             group: u64::MAX,
             announced: 9,
         };
-        assert_eq!((consuming.generation, consuming.contested()), (highest, false));
+        assert_eq!((told.ours().generation, told.contested()), (highest, false));
     }
 
     /// Nodes that heard ours keep to it; one that starts later finds only the last of its key in the compacted topic.
     #[test]
     fn an_announcement_behind_ours_is_answered_whatever_its_generation_and_whoever_made_it() {
         for worker in [1, 2] {
-            let mut owned = Owned::Consuming(claimed().announced(Offset(7)));
-            assert_eq!(owned.heard(&said(worker, 2, 6), ME), Said::Nothing);
-            assert_eq!(owned.heard(&said(worker, 2, 9), ME), Said::Contested, "worker {worker}");
-            let Owned::Consuming(mut consuming) = owned else {
-                panic!()
-            };
-            assert_eq!(consuming.announce_again(), Some(3));
-            consuming.announced_again(Some(Offset(10)));
+            let mut told = Told::consuming();
+            assert_eq!(told.hear((worker, 2, 6)), Said::Nothing);
+            assert_eq!(told.hear((worker, 2, 9)), Said::Contested, "worker {worker}");
+            assert_eq!(told.announce_again(), Some(3));
+            told.ours().announced_again(Some(Offset(10)));
             let again = Generation {
                 group: 3,
                 announced: 10,
             };
-            assert_eq!((consuming.generation, consuming.contested()), (again, false));
+            assert_eq!((told.ours().generation, told.contested()), (again, false));
         }
     }
 
     #[test]
     fn an_earlier_generations_announcement_behind_ours_counts_even_if_heard_before_the_report() {
         for worker in [1, 2] {
-            let mut owned = Owned::Claimed(claimed());
-            owned.heard(&said(worker, 2, 8), ME);
-            assert!(announced(owned, 7).contested(), "worker {worker}");
+            let mut told = Told::claimed();
+            told.hear((worker, 2, 8));
+            told.reported(7);
+            assert!(told.contested(), "worker {worker}");
         }
     }
 }

@@ -151,6 +151,43 @@ async fn an_owner_that_hears_anothers_announcement_but_can_commit_announces_agai
     running.stop().await;
 }
 
+/// A tail brings an announcement once, and perhaps while the partition is another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_is_heard_over_what_was_announced_before_the_partition_was_its_own() {
+    let world = World::new().await;
+    let (first, second) = (world.start("w1"), world.start("w2"));
+    let customers: Vec<String> = (0..30).map(|i| format!("c{i}")).collect();
+    for customer in &customers {
+        world.announce(owner(customer, 666, u64::MAX)).await;
+    }
+    let mut connection = 0;
+    let mut above_the_ghost = async |node: &mut Node, customer: &str| {
+        connection += 1;
+        let answer = node
+            .try_register(customer, connection, None, Generation::default())
+            .await;
+        answer.is_some_and(|generation| generation.group == u64::MAX)
+    };
+    let (mut one, mut two) = (
+        Node::attach(7, &first.handle).await,
+        Node::attach(8, &second.handle).await,
+    );
+    for customer in &customers {
+        eventually("one of two outranks the ghost", async || {
+            above_the_ghost(&mut one, customer).await || above_the_ghost(&mut two, customer).await
+        })
+        .await;
+    }
+    first.stop().await;
+    for customer in &customers {
+        eventually("whoever is left outranks it", async || {
+            above_the_ghost(&mut two, customer).await
+        })
+        .await;
+    }
+    second.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_own_announcement_that_lands_again_is_the_one_it_goes_by() {
     let world = World::new().await;

@@ -162,7 +162,11 @@ impl Ws {
             if let Some((first, payload)) = self.take_frame()? {
                 return Ok((first == FIN | TEXT).then(|| String::from_utf8_lossy(&payload).into_owned()));
             }
-            expect(self.raw.read_more(deadline) == Found::Bytes, || "no more came".into())?;
+            match self.raw.read_more(deadline) {
+                Found::Bytes => {}
+                Found::End => return Err("the socket ended".into()),
+                Found::Nothing => return Err("nothing more came in time".into()),
+            }
         }
     }
 

@@ -58,22 +58,22 @@ struct Owned {
     /// `None` until the announcement is in the log.
     announced: Option<u64>,
     started: bool,
-    /// The highest generation announced by anybody else, and the last announcement of all in the topic.
-    others: Option<(u64, u64)>,
-    last: Option<u64>,
     /// A repeated announcement is under way.
     announcing: bool,
 }
 
+/// What was announced of a partition: the highest generation, and the last of all in the topic.
+#[derive(Clone, Copy, Default)]
+struct Announced {
+    highest: (u64, u64),
+    last: u64,
+}
+
 impl Owned {
     /// Another announcement stands above ours, or behind it: of a compacted topic a node that starts later reads no other.
-    fn contested(&self) -> bool {
-        self.announced.is_some_and(|announced| {
-            self.last.is_some_and(|last| last > announced)
-                || self
-                    .others
-                    .is_some_and(|theirs| theirs > (self.group_generation, announced))
-        })
+    fn contested(&self, by: Announced) -> bool {
+        self.announced
+            .is_some_and(|ours| by.last > ours || by.highest > (self.group_generation, ours))
     }
 }
 
@@ -87,6 +87,7 @@ pub struct WorkerProc {
     incarnation: u64,
     core: Worker,
     owned: BTreeMap<u32, Owned>,
+    announced: BTreeMap<u32, Announced>,
     links: BTreeMap<u64, Link>,
     waits: BTreeMap<u64, Waits>,
     next_token: u64,
@@ -111,6 +112,7 @@ impl WorkerProc {
             incarnation,
             core,
             owned: BTreeMap::new(),
+            announced: BTreeMap::new(),
             links: BTreeMap::new(),
             waits: BTreeMap::new(),
             next_token: 0,
@@ -314,7 +316,7 @@ impl WorkerProc {
                 self.core.handle_lost(now_ms, Partition(partition));
             }
         } else if let Some(owned) = self.owned.get_mut(&partition)
-            && owned.contested()
+            && owned.contested(self.announced.get(&partition).copied().unwrap_or_default())
             && !owned.announcing
         {
             owned.announcing = true;
@@ -326,13 +328,14 @@ impl WorkerProc {
         let Some(owner) = record.value.as_ref().and_then(|v| Owner::decode(v.clone()).ok()) else {
             return;
         };
+        let all = self.announced.entry(owner.partition).or_default();
+        all.last = all.last.max(record.offset);
+        all.highest = all.highest.max((owner.group_generation, record.offset));
         let Some(owned) = self.owned.get_mut(&owner.partition) else {
             return;
         };
-        owned.last = owned.last.max(Some(record.offset));
-        if owner.worker_incarnation != self.incarnation {
-            owned.others = owned.others.max(Some((owner.group_generation, record.offset)));
-        } else if owner.group_generation == owned.group_generation
+        if owner.worker_incarnation == self.incarnation
+            && owner.group_generation == owned.group_generation
             && owned.announced.is_some_and(|announced| record.offset > announced)
         {
             // Our own announcement landed again: nodes go by it, and so must we.
