@@ -1,6 +1,7 @@
 //! Logs: lines for people (`text`) or for machines (`json`), on stderr. What strangers sent is shown escaped, secrets never.
 
 use std::fmt::{self, Write as _};
+use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
@@ -33,6 +34,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     }));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.try_init(),

@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -146,7 +147,7 @@ pub(super) fn start(
     let thread = |name: &str| std::thread::Builder::new().name(name.into());
     let failed = |e: std::io::Error| LogError::Failed(e.to_string());
     let (committing, committed_by) = (member.clone(), consumer.clone());
-    thread("kafka-commit")
+    let committer = thread("kafka-commit")
         .spawn(move || commit_thread(&committing, &committed_by, &requests))
         .map_err(failed)?;
     let (watching, asked) = (member.clone(), reader.clone());
@@ -156,7 +157,7 @@ pub(super) fn start(
     let polling = member.clone();
     thread("kafka-consumer")
         .spawn(move || {
-            poll_thread(&polling, consumer);
+            poll_thread(&polling, consumer, committer);
             drop(ended);
         })
         .map_err(failed)?;
@@ -171,7 +172,7 @@ pub(super) fn start(
     })
 }
 
-fn poll_thread(member: &Arc<Member>, consumer: Arc<BaseConsumer<Context>>) {
+fn poll_thread(member: &Arc<Member>, consumer: Arc<BaseConsumer<Context>>, committer: JoinHandle<()>) {
     while !member.closing.load(Ordering::Acquire) && !member.is_deserted() {
         if let Some(before_poll) = &member.options.before_poll {
             before_poll();
@@ -187,7 +188,10 @@ fn poll_thread(member: &Arc<Member>, consumer: Arc<BaseConsumer<Context>>) {
     member.owned.lock().clear();
     member.commands.lock().clear();
     member.events.write().take();
-    // Leaves the group. This can hang (gotcha 9), so nobody joins this thread.
+    // Whoever drops the client last leaves the group: that is us, or a process that ends now might not leave at all, and its
+    // partitions would wait for the session's end.
+    let _ = committer.join();
+    // This can hang (gotcha 9), so nobody joins this thread.
     drop(consumer);
 }
 
