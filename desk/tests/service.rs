@@ -555,11 +555,7 @@ async fn snapshots_of_another_log_stop_the_partition() {
             input: Some(Input::Tick(wire::record::Tick {})),
         },
     );
-    let producer = log.producer().await.unwrap();
-    let (topic, partition) = (topics().desk_snapshots().into(), desk_place("demo").partition);
-    append(&*producer, topic, partition, Some("demo".into()), Some(desk.snapshot()))
-        .await
-        .unwrap();
+    save(&log, &desk).await;
     let running = Running::start(log.clone());
     until("the alarm is raised", || async { !running.1.is_ready() }).await;
     assert!(

@@ -249,7 +249,16 @@ fn spoil(dir: &Path, people: &BTreeMap<u32, String>) -> Result<Vec<(Partition, O
             for bad in garbage() {
                 append(&*producer, &topics.dead_letters(), partition, &bad).await?;
             }
-            for key in ["De mo", "", "\u{fffd}"] {
+            for key in [
+                "De mo",
+                "",
+                "\u{fffd}",
+                "nobody",
+                "demo",
+                "demo/1.x",
+                "demo/01.5",
+                "demo/1.5/x",
+            ] {
                 let bad = bad(Some(Bytes::from(key)), &b"garbage"[..], None);
                 append(&*producer, &topics.desk_snapshots(), partition, &bad).await?;
             }

@@ -9,7 +9,10 @@ use sim::checker::history::read_lines;
 use sim::checker::{Deadlines, Shown, VoidLimits, check, check_in_time};
 use sim::runner::{broken, decide, find_bugs, minimise, replay_command, run_seeds};
 use sim::world::bugs::Bug;
-use sim::world::{CLIENTS, Options, Outcome};
+use sim::world::{CLIENTS, Options, Outcome, Tracing};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Parser)]
 #[command(about = "The seeded simulation of Switchboard's cores, and the checker")]
@@ -118,7 +121,11 @@ fn main() -> ExitCode {
         } => {
             let options = Options {
                 bug,
-                trace,
+                trace: match (trace, seed) {
+                    (true, _) => Tracing::Shown,
+                    (false, Some(_)) => Tracing::Hashed,
+                    (false, None) => Tracing::Off,
+                },
                 faults: faults.map(|f| f.to_vec()),
                 clients: clients.map(|c| c.to_vec()),
             };
@@ -159,7 +166,7 @@ fn one(seed: u64, options: &Options, history: Option<&Path>) -> ExitCode {
         "{}{} events, trace {:016x}",
         Shown(&report, &outcome.history),
         outcome.events,
-        outcome.trace_hash
+        outcome.trace_hash.unwrap_or_default()
     );
     if broken(&outcome, &report).is_empty() {
         ExitCode::SUCCESS

@@ -3,14 +3,18 @@
 
 use sim::runner::{broken, decide, find_bugs, minimise, replay_command, run_seeds};
 use sim::world::bugs::Bug;
-use sim::world::{CLIENTS, Options};
+use sim::world::{CLIENTS, Options, Tracing};
 
 #[test]
 fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
-    let options = Options::default();
+    let options = Options {
+        trace: Tracing::Hashed,
+        ..Options::default()
+    };
     for seed in [1, 2, 77] {
         let (first, _) = decide(seed, &options);
         let (again, _) = decide(seed, &options);
+        assert!(first.trace_hash.is_some());
         assert_eq!(first.trace_hash, again.trace_hash, "seed {seed}");
         assert_eq!(first.history, again.history, "seed {seed}");
     }

@@ -38,6 +38,7 @@ use node::Node;
 use operator::Operator;
 use persist::Persist;
 use trace::Trace;
+pub use trace::Tracing;
 use worker::WorkerProc;
 
 const EPOCH: u32 = 1;
@@ -70,7 +71,7 @@ fn proc_of_address(address: &str) -> Option<ProcId> {
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     pub bug: Option<Bug>,
-    pub trace: bool,
+    pub trace: Tracing,
     /// Of the faults drawn only these, by number; `None`: all.
     pub faults: Option<Vec<usize>>,
     /// Of the clients only these; `None`: all.
@@ -83,7 +84,8 @@ pub const CLIENTS: usize = PEOPLE.len();
 /// What a run leaves behind.
 pub struct Outcome {
     pub history: Vec<Entry>,
-    pub trace_hash: u64,
+    /// Of a run whose trace was off: `None`.
+    pub trace_hash: Option<u64>,
     /// What a process cried out about: never expected.
     pub alarms: Vec<String>,
     pub events: u64,
@@ -202,8 +204,10 @@ impl World {
         let now_us = self.env.now_us;
         match event {
             Event::Proc { to, life, input } => {
-                self.env.trace.event(now_us, format_args!("{to:?} {}", input.label()));
-                self.env.trace.note(now_us, format_args!("    {input:?}"));
+                if self.env.trace.is_on() {
+                    self.env.trace.event(now_us, format_args!("{to:?} {}", input.label()));
+                    self.env.trace.note(now_us, format_args!("    {input:?}"));
+                }
                 if let Some(input) = self.env.receive(to, life, input) {
                     self.hand_to(to, input);
                 }
@@ -427,7 +431,8 @@ impl World {
         self.run_until(RECONNECTED_US + 4 * S);
         self.final_read();
         self.replay();
-        let trace_hash = self.env.trace.hash() ^ fnv(&self.env.history);
+        let trace = &self.env.trace;
+        let trace_hash = trace.is_on().then(|| trace.hash() ^ fnv(&self.env.history));
         Outcome {
             history: self.env.history,
             trace_hash,
@@ -451,7 +456,7 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
 }
 
 fn fnv(history: &[Entry]) -> u64 {
-    let mut trace = Trace::new(false);
+    let mut trace = Trace::new(Tracing::Hashed);
     for entry in history {
         trace.event(entry.t_mono_us, format_args!("{entry:?}"));
     }
