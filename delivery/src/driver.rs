@@ -13,7 +13,7 @@ use process::Drain;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use wire::Partition;
+use wire::{Offset, Partition};
 
 use crate::clock::Clock;
 use crate::error::{Alarm, Error};
@@ -397,17 +397,20 @@ impl Driver {
             self.member_asked = true;
             self.member_next_ms = now_ms + COMMITTED_INTERVAL_MS;
             let claims = reading.iter().map(|c| (c.at.partition, c.claim)).collect();
-            let offsets = at
-                .iter()
-                .filter_map(|at| Some((at.clone(), self.core.position(at.partition)?)))
-                .collect();
-            self.work.push(self.tools.prove_membership(offsets, claims));
+            self.work.push(self.tools.prove_membership(self.next_of(&at), claims));
         }
         if !self.lag_asked && now_ms >= self.lag_next_ms {
             self.lag_asked = true;
             self.lag_next_ms = now_ms + LAG_INTERVAL_MS;
-            self.work.push(self.tools.lag(at));
+            self.work.push(self.tools.lag(self.next_of(&at)));
         }
+    }
+
+    /// The offsets that are read next.
+    fn next_of(&self, at: &[TopicPartition]) -> Vec<(TopicPartition, Offset)> {
+        at.iter()
+            .filter_map(|at| Some((at.clone(), self.core.position(at.partition)?)))
+            .collect()
     }
 
     /// The end: every partition is handed over, what is queued leaves while links take it, and the group is left.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use delivery_core::Entry;
 use futures::FutureExt;
-use ordered_log::{Assigned, Batch, CommitError, ConsumerEvent, TailEvent};
+use ordered_log::{Assigned, Batch, Bounds, CommitError, ConsumerEvent, TailEvent};
 use process::metrics::REBALANCES_TOTAL;
 use serde_json::json;
-use wire::{Generation, Partition};
+use wire::{Generation, Offset, Partition};
 
 use crate::driver::Driver;
 use crate::error::Alarm;
@@ -264,7 +264,7 @@ impl Driver {
                     }
                 }
             }
-            Done::Lag(ends) => self.lag(now_ms, ends),
+            Done::Lag(found) => self.lag(now_ms, found),
             Done::Membership { claims, outcome } => self.membership(now_ms, claims, outcome),
             Done::Tail(owners) => self.owners = Some(owners),
             Done::Cancelled => {}
@@ -317,12 +317,25 @@ impl Driver {
         }
     }
 
-    pub(crate) fn lag(&mut self, now_ms: u64, ends: Vec<(Partition, wire::Offset)>) {
+    pub(crate) fn lag(&mut self, now_ms: u64, found: Vec<(Partition, Offset, Bounds)>) {
         self.lag_asked = false;
-        for (partition, end) in ends {
+        for (partition, next, Bounds { start, end }) in found {
             let Some(Owned::Consuming(consuming)) = self.owned.get(&partition) else {
                 continue;
             };
+            // What was read once lies below the end for ever. Another log's records must not be taken for this one's.
+            if end < next {
+                if !consuming.stopped {
+                    let alarm = Alarm::LogCut {
+                        partition,
+                        next,
+                        start,
+                        end,
+                    };
+                    self.alarm(now_ms, alarm, partition);
+                }
+                continue;
+            }
             let last_at_ms = consuming.last_at_ms;
             let next = self.core.position(partition).map_or(0, |o| o.0);
             let behind = end.0.saturating_sub(next);

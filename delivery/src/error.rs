@@ -29,6 +29,15 @@ pub enum Alarm {
         from: Offset,
         start: Offset,
     },
+    #[error(
+        "partition {partition} was read up to {next}, and now the log holds {start}..{end}; was the topic re-made? A re-made topic needs a new epoch"
+    )]
+    LogCut {
+        partition: Partition,
+        next: Offset,
+        start: Offset,
+        end: Offset,
+    },
     #[error("partition {partition}: {why}")]
     Core { partition: Partition, why: String },
     #[error(

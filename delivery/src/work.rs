@@ -64,7 +64,8 @@ pub(crate) enum Done {
         end: Offset,
     },
     Committed(Vec<(Partition, Option<Offset>)>),
-    Lag(Vec<(Partition, Offset)>),
+    /// What the log held, asked after this offset was the next.
+    Lag(Vec<(Partition, Offset, Bounds)>),
     /// The `owners` topic, from its start.
     Tail(mpsc::Receiver<TailEvent>),
     Membership {
@@ -394,17 +395,18 @@ impl Tools {
         })
     }
 
-    pub fn lag(&self, owned: Vec<TopicPartition>) -> BoxFuture<'static, Done> {
+    /// `owned`: each with the offset that is read next.
+    pub fn lag(&self, owned: Vec<(TopicPartition, Offset)>) -> BoxFuture<'static, Done> {
         let log = Arc::clone(&self.log);
         async move {
-            let mut ends = Vec::with_capacity(owned.len());
-            for at in owned {
+            let mut found = Vec::with_capacity(owned.len());
+            for (at, next) in owned {
                 let answer = tokio::time::timeout(Duration::from_millis(READ_TIMEOUT_MS), log.bounds(&at)).await;
                 if let Ok(Ok(bounds)) = answer {
-                    ends.push((at.partition, bounds.end));
+                    found.push((at.partition, next, bounds));
                 }
             }
-            Done::Lag(ends)
+            Done::Lag(found)
         }
         .boxed()
     }

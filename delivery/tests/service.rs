@@ -3,11 +3,13 @@
 
 mod support;
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ordered_log::Log;
 use prost::Message;
+use support::cut::CutLog;
 use support::{Incoming, Node, SOON, World, eventually, key, partition, text, topics};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -255,6 +257,32 @@ async fn a_committed_offset_beyond_the_log_stops_the_partition_loudly() {
             .any(|(name, why)| *name == "delivery" && why.contains("50"))
     })
     .await;
+    running.stop().await;
+}
+
+/// Found by `./chaos altered`: persistence stopped, delivery waited until the new log would reach the old one's offsets.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_under_a_running_worker_stops_what_was_read_of_the_old_one() {
+    let world = World::new().await;
+    let log = Arc::new(CutLog {
+        inner: world.log.clone(),
+        cut: AtomicBool::new(false),
+    });
+    let running = world.start_on(log.clone(), "w1", |service| service);
+    let mut node = Node::attach(7, &running.handle).await;
+    node.register("alice", 70, None).await;
+    world.say("alice", "m1", None).await;
+    node.push().await;
+    log.cut.store(true, Ordering::Relaxed);
+    eventually("health names the partition and what to do", async || {
+        world.health.troubles().iter().any(|(name, why)| {
+            let named = why.contains(&format!("partition {} was read up to 1", partition("alice").0));
+            *name == "delivery" && named && why.contains("a new epoch")
+        })
+    })
+    .await;
+    let answer = node.try_register("alice", 71, None, Generation::default()).await;
+    assert_eq!(answer, None, "nobody is registered where nothing is read");
     running.stop().await;
 }
 

@@ -1,6 +1,8 @@
 //! An embedded log and store, a little persistence, and a node that speaks the link by hand.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses its own part
 
+pub mod cut;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -158,13 +160,13 @@ impl World {
     }
 
     pub fn start_with(&self, name: &str, also: impl FnOnce(Service) -> Service) -> Running {
+        self.start_on(Arc::clone(&self.log) as Arc<dyn Log>, name, also)
+    }
+
+    pub fn start_on(&self, log: Arc<dyn Log>, name: &str, also: impl FnOnce(Service) -> Service) -> Running {
         let tasks = Tasks::new(Drain::new(SOON));
         let options = Options::new(topics(), name.into(), tasks.clone(), self.health.clone());
-        let service = Service::new(
-            options,
-            Arc::clone(&self.log) as Arc<dyn Log>,
-            Arc::clone(&self.store) as Arc<dyn History>,
-        );
+        let service = Service::new(options, log, Arc::clone(&self.store) as Arc<dyn History>);
         let service = also(service);
         let handle = service.handle();
         tasks.spawn(Kind::Essential, "delivery", service.run(tasks.drain().clone()));

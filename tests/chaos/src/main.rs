@@ -285,8 +285,9 @@ async fn altering(place: &Place) -> Result<bool, Failed> {
     let dir = Dir::of(place)?;
     let mut lab = Lab::build(&plan(place, dir.path(), 1, true, Habits::default())?).await?;
     tokio::time::sleep(Duration::from_secs(6)).await;
-    println!("F43: {}", altered::partition_count(&mut lab).await?);
     println!("F46: {}", altered::offsets_lost(&mut lab).await?);
+    // From here on no process starts any more: that is refused.
+    println!("F43: {}", altered::partition_count(&mut lab).await?);
     // What is stored until here is read before the next one, which nobody can go on from.
     let mut ended = lab.finish(0).await?;
     let green = ended.finished.report.is_green();
