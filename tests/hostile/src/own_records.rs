@@ -39,6 +39,21 @@ struct Bad {
 /// The whole table. The process's directory is `dir`.
 pub fn run(bin: &Path, dir: &Path) -> Outcome {
     let mut server = Server::start(bin, dir, &[])?;
+    every_step(&mut server).map_err(|why| {
+        // Of its last run: who owns what, who reached whom, and what was not good.
+        let text = server.text();
+        let told = text.lines().filter(|line| {
+            ["delivery::", "ingress::links", "process::health"]
+                .iter()
+                .any(|of| line.contains(of))
+        });
+        let last: Vec<&str> = told.rev().take(60).collect();
+        let lines: Vec<&str> = last.into_iter().rev().collect();
+        format!("{why}\n{}", lines.join("\n"))
+    })
+}
+
+fn every_step(server: &mut Server) -> Outcome {
     let people = people();
     for (partition, name) in &people {
         say(&server.place, name, 1).map_err(|why| format!("before, in {partition}: {why}"))?;
