@@ -71,6 +71,8 @@ pub(crate) struct Driver {
     pub(crate) work: Work,
     pub(crate) owned: BTreeMap<Partition, Owned>,
     pub(crate) owners: Option<mpsc::Receiver<TailEvent>>,
+    /// All that stood in `owners` when we began is in `announced`.
+    pub(crate) owners_heard: bool,
     pub(crate) announced: BTreeMap<Partition, Announced>,
     pub(crate) other_topic: Option<Alarm>,
     pub(crate) meters: Meters,
@@ -117,6 +119,7 @@ impl Driver {
             work,
             owned: BTreeMap::new(),
             owners: None,
+            owners_heard: false,
             announced: BTreeMap::new(),
             other_topic,
             sink: Arc::new(Sink),

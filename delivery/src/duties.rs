@@ -84,13 +84,25 @@ impl Driver {
         self.lose(now_ms, partition);
         self.claims += 1;
         let claimed = Claimed::new(assigned.at, assigned.generation, self.claims);
-        self.work.push(
-            self.tools
-                .claim(claimed.at.clone(), claimed.group, claimed.claim, claimed.token()),
-        );
         self.owned.insert(partition, Owned::Claimed(claimed));
         self.core.handle_claimed(partition);
         self.meters.of(partition).owned.set(1.0);
+        if self.owners_heard {
+            self.announce(partition);
+        }
+    }
+
+    /// Only once all that was said of it is heard: an announcement takes the one before out of the compacted topic, and nodes
+    /// that had heard a higher one would hear us no more.
+    fn announce(&mut self, partition: Partition) {
+        let over = self.announced_of(partition);
+        if let Some(Owned::Claimed(claimed)) = self.owned.get_mut(&partition) {
+            let group = claimed.announce(&over);
+            self.work.push(
+                self.tools
+                    .claim(claimed.at.clone(), group, claimed.claim, claimed.token()),
+            );
+        }
     }
 
     /// Last watermarks, and nodes hear it; nothing of ours is done for it from here on.
@@ -153,7 +165,12 @@ impl Driver {
                 self.owners = None;
                 self.work.push(self.tools.tail_owners());
             }
-            Some(TailEvent::CaughtUp) => {}
+            Some(TailEvent::CaughtUp) => {
+                if !std::mem::replace(&mut self.owners_heard, true) {
+                    let claimed: Vec<Partition> = self.owned.keys().copied().collect();
+                    claimed.into_iter().for_each(|partition| self.announce(partition));
+                }
+            }
             Some(TailEvent::Record(record)) => {
                 let partitions = self.options.lane_topics.partitions;
                 let Some(said) = heard(&record).filter(|said| said.partition.0 < partitions) else {

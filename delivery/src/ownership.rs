@@ -12,8 +12,8 @@ use crate::owners::Heard;
 #[derive(Debug)]
 pub(crate) struct Claimed {
     pub at: TopicPartition,
-    /// The group's own generation.
-    pub group: u64,
+    /// The group's generation, or a higher one that was announced of the partition before.
+    group: u64,
     /// Tells this ownership's answers from an earlier one's.
     pub claim: u64,
     /// Our highest announcement of this generation heard meanwhile.
@@ -92,6 +92,12 @@ impl Claimed {
     /// Cancelled when the partition is let go, at whatever step.
     pub fn token(&self) -> CancellationToken {
         self.cancel.0.clone()
+    }
+
+    /// The generation of the group to announce it with: never below what was announced before, whatever that claimed.
+    pub fn announce(&mut self, over: &Announced) -> u64 {
+        self.group = self.group.max(over.highest.group);
+        self.group
     }
 
     /// Our announcement stands at this offset of `owners`, or higher if it landed more than once.
@@ -323,10 +329,12 @@ mod tests {
         };
         told.hear((2, 9, 5));
         told.hear((2, 1, 6));
-        told.owned = Some(Owned::Claimed(claimed()));
+        let mut ours = claimed();
+        assert_eq!(ours.announce(&told.all), 9);
+        told.owned = Some(Owned::Claimed(ours));
         told.reported(7);
-        assert!(told.contested());
-        assert_eq!(told.announce_again(), Some(9));
+        assert_eq!(told.ours().generation, Generation { group: 9, announced: 7 });
+        assert!(!told.contested());
     }
 
     #[test]

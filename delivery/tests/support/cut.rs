@@ -1,7 +1,8 @@
-//! A log whose topics can be made anew under a running consumer: to whoever asks, it then holds nothing.
+//! A log that answers late, or whose topics are made anew under a running consumer: to whoever asks, it then holds nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ordered_log::{
@@ -13,6 +14,18 @@ use wire::Offset;
 pub struct CutLog {
     pub inner: Arc<dyn Log>,
     pub cut: AtomicBool,
+    /// A tail begins so much later.
+    pub tail_late: Duration,
+}
+
+impl CutLog {
+    pub fn of(inner: Arc<dyn Log>) -> Self {
+        Self {
+            inner,
+            cut: AtomicBool::new(false),
+            tail_late: Duration::ZERO,
+        }
+    }
 }
 
 #[async_trait]
@@ -58,6 +71,7 @@ impl Log for CutLog {
     }
 
     async fn tail(&self, topic: Topic) -> Result<mpsc::Receiver<TailEvent>, LogError> {
+        tokio::time::sleep(self.tail_late).await;
         self.inner.tail(topic).await
     }
 }

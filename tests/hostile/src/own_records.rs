@@ -41,15 +41,8 @@ pub fn run(bin: &Path, dir: &Path) -> Outcome {
     let mut server = Server::start(bin, dir, &[])?;
     every_step(&mut server).map_err(|why| {
         // Of its last run: who owns what, who reached whom, and what was not good.
-        let text = server.text();
-        let told = text.lines().filter(|line| {
-            ["delivery::", "ingress::links", "process::health"]
-                .iter()
-                .any(|of| line.contains(of))
-        });
-        let last: Vec<&str> = told.rev().take(60).collect();
-        let lines: Vec<&str> = last.into_iter().rev().collect();
-        format!("{why}\n{}", lines.join("\n"))
+        let told = server.last_lines_of(60, &["delivery::", "ingress::links", "process::health"]);
+        format!("{why}\n{told}")
     })
 }
 

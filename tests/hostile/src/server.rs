@@ -169,9 +169,15 @@ impl Server {
     }
 
     pub fn last_lines(&self) -> String {
+        self.last_lines_of(12, &[""])
+    }
+
+    /// The last `most` lines with one of these in them.
+    pub fn last_lines_of(&self, most: usize, these: &[&str]) -> String {
         let text = self.text();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(12)..].join("\n")
+        let told = text.lines().filter(|line| these.iter().any(|of| line.contains(of)));
+        let lines: Vec<&str> = told.collect();
+        lines[lines.len().saturating_sub(most)..].join("\n")
     }
 }
 

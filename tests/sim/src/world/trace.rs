@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-/// What is kept of what happens. Writing it all down takes a third of a run's time.
+/// What is kept of what happens. Writing it all down takes a quarter of a run's time or more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tracing {
     #[default]
