@@ -93,6 +93,11 @@ impl Answering {
         }
     }
 
+    /// The first offset not applied yet.
+    pub fn next(&self) -> Offset {
+        self.next
+    }
+
     /// Applies a batch in order. Returns what is to be produced now.
     pub fn apply(&mut self, records: &[LogRecord], now_ms: i64, meters: &Meters) -> Vec<Parcel> {
         let mut parcels = Vec::new();

@@ -9,13 +9,15 @@ use desk_core::Counts;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use ordered_log::{Assigned, Consumer, ConsumerEvent, Log, LogError, Pace, Producer, ToProduce, Topic, TopicPartition};
+use ordered_log::{
+    Assigned, Bounds, Consumer, ConsumerEvent, Log, LogError, Pace, Producer, ToProduce, Topic, TopicPartition,
+};
 use process::Drain;
 use tokio::time::{MissedTickBehavior, interval};
 use wire::codec::RECORD_VERSION;
 use wire::record::desk_record::Input;
 use wire::record::{DeskRecord, Tick};
-use wire::{LaneTopics, Tenant};
+use wire::{LaneTopics, Offset, Tenant};
 
 use crate::answering::Answering;
 use crate::cut::{CutEnd, Writing};
@@ -24,7 +26,7 @@ use crate::meters::{self, Meters, now_ms};
 use crate::outbox::Parcel;
 use crate::reports::{ReportBox, Unreported};
 use crate::takeover::{Taken, snapshots_of, take_over};
-use crate::{LAST_CUT_MS, LAST_REPEAT_MS, OUTBOX_RECORDS_MAX, Options, REPEAT_INTERVAL_MS};
+use crate::{LAST_CUT_MS, LAST_REPEAT_MS, LOOK_INTERVAL_MS, OUTBOX_RECORDS_MAX, Options, REPEAT_INTERVAL_MS};
 
 /// The desk role of one process, for one lane.
 pub struct Service {
@@ -57,6 +59,7 @@ impl Service {
             ownerships: 0,
             takeovers: FuturesUnordered::new(),
             cuts: FuturesUnordered::new(),
+            looks: FuturesUnordered::new(),
             options: self.options,
         };
         let end = driver.run(&drain).await;
@@ -92,6 +95,8 @@ struct Driver {
     ownerships: Ownership,
     takeovers: Underway<Result<Taken, Alarm>>,
     cuts: Underway<CutEnd>,
+    /// What had been read, and what the log held when asked after that.
+    looks: Underway<(Offset, Result<Bounds, LogError>)>,
 }
 
 struct Owned {
@@ -122,6 +127,8 @@ impl Driver {
         let mut repeats = interval(Duration::from_millis(REPEAT_INTERVAL_MS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         repeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(Duration::from_millis(LOOK_INTERVAL_MS));
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let every = Duration::from_millis(self.options.snapshot_interval_ms);
         loop {
             tokio::select! {
@@ -140,6 +147,10 @@ impl Driver {
                 }
                 _ = repeats.tick() => self.repeat_and_cut(every),
                 _ = ticks.tick() => self.tick(),
+                Some((at, ownership, (next, bounds))) = self.looks.next(), if !self.looks.is_empty() => {
+                    self.on_look(&at, ownership, next, bounds);
+                }
+                _ = looks.tick(), if self.looks.is_empty() => self.look(),
             }
         }
     }
@@ -437,6 +448,30 @@ impl Driver {
                 self.consumer.control.pause(at);
                 self.let_go(at);
             }
+        }
+    }
+
+    /// Asks what the log holds: a topic that is made anew under a running desk is silent, and later has other records at the
+    /// same offsets.
+    fn look(&mut self) {
+        for (at, owned) in &self.owned {
+            let Stage::Answering(answering) = &owned.stage else {
+                continue;
+            };
+            let (log, at, ownership, next) = (Arc::clone(&self.log), at.clone(), owned.ownership, answering.next());
+            self.looks.push(Box::pin(async move {
+                let bounds = log.bounds(&at).await;
+                (at, ownership, (next, bounds))
+            }));
+        }
+    }
+
+    fn on_look(&mut self, at: &TopicPartition, ownership: Ownership, next: Offset, bounds: Result<Bounds, LogError>) {
+        // A log that does not answer now is asked again.
+        let Ok(Bounds { start, end }) = bounds else { return };
+        // What was read once lies below the end for ever.
+        if end < next && self.answering(at, ownership).is_some() {
+            self.stop(at, &Alarm::LogCut { next, start, end });
         }
     }
 

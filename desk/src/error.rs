@@ -16,6 +16,10 @@ pub enum Alarm {
         end: Offset,
     },
     #[error(
+        "it was read up to {next}, and now the log holds {start}..{end}; was the topic re-made? A re-made topic needs a new epoch"
+    )]
+    LogCut { next: Offset, start: Offset, end: Offset },
+    #[error(
         "the desk of tenant {tenant} was saved as of {position}, but its log ends at {end}; another log was written under this epoch"
     )]
     SnapshotAheadOfLog {

@@ -66,6 +66,8 @@ const REPEAT_INTERVAL_MS: u64 = 200;
 const LAST_REPEAT_MS: u64 = 20;
 /// A tick that was not read back in this time is written again.
 const TICK_PATIENCE_MS: u64 = 5_000;
+/// What the log holds is compared this often with what was read of it.
+const LOOK_INTERVAL_MS: u64 = 2_000;
 /// Records read at once while loading snapshots.
 const LOAD_RECORDS_MAX: usize = 1_024;
 const LOAD_BYTES_MAX: usize = 16 << 20;

@@ -2,25 +2,22 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod flaky;
 mod saved;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use desk::{Options, Service};
+use flaky::Flaky;
 use ordered_log::embedded::{Embedded, EmbeddedOptions};
-use ordered_log::{
-    Appended, Bounds, Consumer, Log, LogError, LogRecord, Pace, ProduceError, Producer, Reports, TailEvent, ToProduce,
-    Topic, TopicInfo, TopicPartition, TopicSpec, append,
-};
+use ordered_log::{Log, TopicPartition, TopicSpec, append};
 use process::{Drain, Health, Kind, Tasks};
 use prost::Message;
 use saved::{save, standing};
-use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use wire::record::desk_record::Input;
 use wire::record::{Act, AgentConnection, Alive, DeskRecord, Origin, Presence, Record, Role, Sender, SessionState};
@@ -421,89 +418,10 @@ async fn the_desk_goes_on_where_the_last_one_ended() {
     running.stop().await;
 }
 
-/// A log whose producer loses reports: every third record of `messages` is not taken, every fifth is and says `unknown`.
-struct Flaky {
-    log: Arc<Embedded>,
-    produced: Arc<AtomicU64>,
-}
-
-struct FlakyProducer {
-    producer: Arc<dyn Producer>,
-    produced: Arc<AtomicU64>,
-}
-
-struct Unsaid(Arc<dyn Reports>);
-
-impl Reports for Unsaid {
-    fn report(&self, token: u64, _: Result<Appended, ProduceError>) {
-        self.0.report(token, Err(ProduceError::Unknown("lost".into())));
-    }
-}
-
-#[async_trait]
-impl Producer for FlakyProducer {
-    fn produce(&self, mut record: ToProduce) -> Result<(), ProduceError> {
-        if record.topic.contains("messages") {
-            let n = self.produced.fetch_add(1, Ordering::Relaxed);
-            if n.is_multiple_of(3) {
-                return Err(ProduceError::Unavailable("not now".into()));
-            }
-            if n.is_multiple_of(5) {
-                record.reports = Arc::new(Unsaid(record.reports));
-            }
-        }
-        self.producer.produce(record)
-    }
-
-    async fn flush(&self, deadline_ms: u64) {
-        self.producer.flush(deadline_ms).await;
-    }
-}
-
-#[async_trait]
-impl Log for Flaky {
-    async fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError> {
-        self.log.create_topics(topics).await
-    }
-    async fn topic(&self, name: &str) -> Result<Option<TopicInfo>, LogError> {
-        self.log.topic(name).await
-    }
-    async fn producer(&self) -> Result<Arc<dyn Producer>, LogError> {
-        Ok(Arc::new(FlakyProducer {
-            producer: self.log.producer().await?,
-            produced: Arc::clone(&self.produced),
-        }))
-    }
-    async fn consume(&self, group: &str, topics: &[Topic], pace: Pace) -> Result<Consumer, LogError> {
-        self.log.consume(group, topics, pace).await
-    }
-    async fn read(
-        &self,
-        at: &TopicPartition,
-        from: Offset,
-        n: usize,
-        bytes: usize,
-    ) -> Result<Vec<LogRecord>, LogError> {
-        self.log.read(at, from, n, bytes).await
-    }
-    async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, LogError> {
-        self.log.bounds(at).await
-    }
-    async fn committed(&self, group: &str, at: &[TopicPartition]) -> Result<Vec<Option<Offset>>, LogError> {
-        self.log.committed(group, at).await
-    }
-    async fn tail(&self, topic: Topic) -> Result<mpsc::Receiver<TailEvent>, LogError> {
-        self.log.tail(topic).await
-    }
-}
-
 #[tokio::test]
 async fn effects_that_fail_are_repeated_before_later_ones_of_their_conversation() {
     let log = a_log().await;
-    let running = Running::start(Arc::new(Flaky {
-        log: log.clone(),
-        produced: Arc::default(),
-    }));
+    let running = Running::start(Arc::new(Flaky::of(log.clone())));
     agent(&log, "demo", "bo", 100).await;
     for round in 0..5 {
         for customer in ["a", "b", "c"] {
@@ -563,6 +481,27 @@ async fn snapshots_of_another_log_stop_the_partition() {
             .1
             .contains("another log was written under this epoch")
     );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_topic_made_anew_under_a_running_desk_stops_what_was_read_of_the_old_one() {
+    let log = a_log().await;
+    let flaky = Arc::new(Flaky::of(log.clone()));
+    let running = Running::start(flaky.clone());
+    agent(&log, "demo", "bo", 1).await;
+    until("the desk has read and is well", || async {
+        let committed = log
+            .committed(&topics().desk_group(), &[desk_place("demo")])
+            .await
+            .unwrap()[0];
+        committed.is_some_and(|o| o.0 > 1) && running.1.is_ready()
+    })
+    .await;
+    flaky.is_made_anew.store(true, Ordering::Relaxed);
+    until("the alarm is raised", || async { !running.1.is_ready() }).await;
+    let troubles = running.1.troubles();
+    assert!(troubles[0].1.contains("was the topic re-made?"), "{troubles:?}");
     running.stop().await;
 }
 

@@ -43,6 +43,10 @@ pub const WRITE_STALL_MS_MAX: u64 = 30_000;
 /// Token bucket of a connection, in frames.
 pub const CONNECTION_FRAMES_PER_S: u32 = 200;
 pub const CONNECTION_FRAMES_BURST: u32 = 400;
+/// Bytes read of a connection, whatever they say; what comes faster waits. Twice a user's body bytes: whoever stays within the
+/// other limits never notices.
+pub const CONNECTION_BYTES_PER_S: u32 = 2 * USER_BYTES_PER_S;
+pub const CONNECTION_BYTES_BURST: u32 = 2 * USER_BYTES_BURST;
 /// Token bucket of a user over all its connections of a node, in sends.
 pub const USER_SENDS_PER_S: u32 = 100;
 pub const USER_SENDS_BURST: u32 = 200;

@@ -232,6 +232,9 @@ pub struct Limits {
     /// Client frames of one connection: sustained, and at once.
     pub connection_frames_per_s: u32,
     pub connection_frames_burst: u32,
+    /// Bytes read of one connection, whatever they say; what comes faster waits. 0: not limited.
+    pub connection_bytes_per_s: u32,
+    pub connection_bytes_burst: u32,
     /// Sends of one connection that wait for the log.
     pub sends_in_flight_per_connection: usize,
     /// Bytes queued for one connection; beyond it it is closed `too_slow`.
@@ -461,6 +464,8 @@ impl Default for Limits {
         Self {
             connection_frames_per_s: wire_limits::CONNECTION_FRAMES_PER_S,
             connection_frames_burst: wire_limits::CONNECTION_FRAMES_BURST,
+            connection_bytes_per_s: wire_limits::CONNECTION_BYTES_PER_S,
+            connection_bytes_burst: wire_limits::CONNECTION_BYTES_BURST,
             sends_in_flight_per_connection: wire_limits::SENDS_IN_FLIGHT_PER_CONNECTION,
             outbound_bytes_per_connection_max: wire_limits::OUTBOUND_BYTES_PER_CONNECTION_MAX,
             user_sends_per_s: wire_limits::USER_SENDS_PER_S,

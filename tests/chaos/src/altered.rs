@@ -1,6 +1,7 @@
 //! What an operator might do to topics and groups by mistake, one after the other on one lab (F43, F46, F47): each must be refused, healed
 //! or stopped loudly, and never change what is stored.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -19,6 +20,8 @@ const ALARM: Duration = Duration::from_secs(40);
 /// As the tests' configuration has it, and as the operator makes it.
 const PARTITIONS: u32 = 4;
 const MORE_PARTITIONS: usize = 6;
+/// Roles that go on from where they have read to.
+const READERS: [&str; 3] = ["delivery", "persistence", "desk"];
 
 fn admin(brokers: &Brokers) -> Result<AdminClient<DefaultClientContext>, Failed> {
     let mut config = ClientConfig::new();
@@ -97,32 +100,34 @@ pub async fn offsets_lost(lab: &mut Lab) -> Result<String, Failed> {
     Ok("persistence began again at the log's start".into())
 }
 
-/// F47: the topic is another one under the same name; its offsets begin again. Whoever starts now must refuse to go on.
-pub async fn topic_made_anew(lab: &mut Ended) -> Result<String, Failed> {
-    let topic = topics(&lab.lane)?.messages();
-    let gone = admin(&lab.brokers)?.delete_topics(&[&topic], &slow()).await;
-    let gone = gone.map_err(|e| Failed::because("delete the topic", e))?;
-    if let Some(Err((_, code))) = gone.into_iter().next() {
-        return Err(Failed(format!("delete the topic {topic}: {code}")));
+/// F47: `messages` and `desk` are other topics under the same names; their offsets begin again. Whoever starts now must refuse to
+/// go on, and of whoever runs one of each kind must have stopped.
+pub async fn topics_made_anew(lab: &mut Ended) -> Result<String, Failed> {
+    let topics = topics(&lab.lane)?;
+    let both = [topics.messages(), topics.desk()];
+    let gone = admin(&lab.brokers)?.delete_topics(&[&both[0], &both[1]], &slow()).await;
+    for one in gone.map_err(|e| Failed::because("delete the topics", e))? {
+        one.map_err(|(topic, code)| Failed(format!("delete the topic {topic}: {code}")))?;
     }
     tokio::time::sleep(TALK).await;
     let config = lab.dir.join("switchboard.toml").display().to_string();
     lab.finished.house.once(&["topics", "create", "--config", &config])?;
     let began = Instant::now();
     loop {
-        let mut stopped = Vec::new();
+        let (mut stopped, mut kinds) = (Vec::new(), BTreeSet::new());
         for (name, roles) in PROCESSES {
-            if roles != "delivery" && roles != "persistence" {
+            if !READERS.contains(&roles) {
                 continue;
             }
             let index = lab.finished.house.index(name)?;
             // One that left with an error is as loud as one that stops its partitions.
             let left = lab.finished.house.ended(index).is_some();
             if left || stopped_partitions(lab, index).await > 0 {
+                kinds.insert(roles);
                 stopped.push(format!("{name}{}", if left { " (left)" } else { "" }));
             }
         }
-        if stopped.iter().any(|s| s.starts_with("worker")) && stopped.iter().any(|s| s.starts_with("persistence")) {
+        if kinds.len() == READERS.len() {
             return Ok(format!(
                 "stopped loudly after {:.0?}: {}",
                 began.elapsed(),
@@ -131,7 +136,7 @@ pub async fn topic_made_anew(lab: &mut Ended) -> Result<String, Failed> {
         }
         if began.elapsed() > ALARM {
             return Err(Failed(format!(
-                "{ALARM:?} after the topic was made anew only these have stopped: {stopped:?}"
+                "{ALARM:?} after the topics were made anew only these have stopped: {stopped:?}"
             )));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -295,7 +295,7 @@ async fn altering(place: &Place) -> Result<bool, Failed> {
         "{}",
         sim::checker::Shown(&ended.finished.report, &ended.finished.entries)
     );
-    println!("F47: {}", altered::topic_made_anew(&mut ended).await?);
+    println!("F47: {}", altered::topics_made_anew(&mut ended).await?);
     Ok(green)
 }
 

@@ -169,7 +169,10 @@ async fn talk_on(
 ) -> Result<(), Error> {
     let text = "x".repeat(talkers.body_bytes.saturating_sub(r#"{"text":""}"#.len()));
     let body = RawValue::from_string(format!(r#"{{"text":"{text}"}}"#)).map_err(|e| Error::Args(e.to_string()))?;
-    let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / talkers.rate));
+    // People do not speak in step.
+    let pause = 1.0 / talkers.rate;
+    let first = Instant::now() + Duration::from_secs_f64(pause * rand::random::<f64>());
+    let mut ticks = tokio::time::interval_at(first, Duration::from_secs_f64(pause));
     let mut n = 0u64;
     loop {
         let ended = tokio::select! {
