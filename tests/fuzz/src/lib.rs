@@ -1,7 +1,8 @@
 //! What our decoders and cores must never do, for any bytes: each target is a plain function that panics when it does.
 //!
-//! Two ways to call them: `tests/corpus.rs` (every commit: the corpora, and seeded mutations of them) and the binary
-//! `fuzz` (as long as you like). What was found once stays in `corpus/TARGET/`.
+//! Three ways to call them: `tests/corpus.rs` (every commit: the corpora, and seeded mutations of them), the binary `fuzz`
+//! (mutations, as long as you like) and the script `guided` (libFuzzer, which keeps what reaches new code and goes on from
+//! there). What was found once stays in `corpus/TARGET/`.
 
 pub mod mutate;
 pub mod targets;
@@ -58,6 +59,7 @@ pub fn targets() -> Vec<Target> {
             run: routes::run,
             words: &[],
         },
+        #[cfg(feature = "tokens")]
         Target {
             name: "tokens",
             run: tokens::run,

@@ -6,6 +6,7 @@ pub mod history;
 pub mod records;
 pub mod routes;
 pub mod tcp_frames;
+#[cfg(feature = "tokens")]
 pub mod tokens;
 pub mod ws_frames;
 
