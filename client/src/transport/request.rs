@@ -2,6 +2,7 @@
 //! speaks TLS only with a second provider of it, or with one set for the whole process of whoever uses this client.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
@@ -17,13 +18,17 @@ use crate::policy::Ended;
 
 type Sender = SendRequest<Full<Bytes>>;
 
+/// A connection idle for longer is not used again. A server ends idle ones (ours after 10 s, `http.header_timeout_ms`), and a request
+/// that crosses that end on its way is lost with an unknown fate.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+
 /// One server's HTTP API. Clones share their connection.
 #[derive(Clone)]
 pub struct Api {
     target: Target,
     tls: Option<Tls>,
-    /// The connection nobody uses now.
-    idle: Arc<Mutex<Option<Sender>>>,
+    /// The connection nobody uses now, and since when.
+    idle: Arc<Mutex<Option<(Sender, Instant)>>>,
 }
 
 /// What is asked for.
@@ -55,7 +60,10 @@ impl Api {
     /// Status and headers, and the whole body.
     pub async fn ask(&self, asked: Asked<'_>) -> Result<Response<Bytes>, Ended> {
         let mut request = self.request(asked)?;
-        let mut kept = self.idle.lock().take();
+        let kept = self.idle.lock().take();
+        let mut kept = kept
+            .filter(|(_, since)| since.elapsed() < IDLE_MAX)
+            .map(|(sender, _)| sender);
         loop {
             let (mut sender, used) = match kept.take() {
                 Some(sender) => (sender, true),
@@ -75,7 +83,7 @@ impl Api {
             let (parts, body) = response.into_parts();
             let body = body.collect().await.map_err(lost)?.to_bytes();
             if sender.ready().await.is_ok() {
-                *self.idle.lock() = Some(sender);
+                *self.idle.lock() = Some((sender, Instant::now()));
             }
             return Ok(Response::from_parts(parts, body));
         }
