@@ -22,7 +22,7 @@ use tower::ServiceExt;
 
 use crate::addresses::Slot;
 use crate::node::Node;
-use crate::turns::{Share, Turns};
+use crate::turns::{Turns, share};
 
 /// When and from where a socket came; an extension of every request on it.
 #[derive(Clone)]
@@ -154,7 +154,7 @@ where
         .header_read_timeout(Duration::from_millis(settings.header_timeout_ms))
         .max_buf_size(settings.header_bytes_max.max(8192))
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(Turns::new(stream, Share::from(&node.limits))), service)
+        .serve_connection(TokioIo::new(Turns::new(stream, share(&node.limits))), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let drain = node.tasks.drain().clone();

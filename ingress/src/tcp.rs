@@ -19,7 +19,7 @@ use crate::conn::Transport;
 use crate::connection::{FrameStream, Incoming};
 use crate::handshake;
 use crate::node::Node;
-use crate::turns::{Share, Turns};
+use crate::turns::{Turns, share};
 
 /// What an idle connection pays for reading; a larger frame gets its room while it comes.
 const READ_BUFFER_BYTES: usize = 1024;
@@ -30,12 +30,12 @@ pub async fn serve(node: Arc<Node>, stream: TcpStream, accepted: Accepted, tls: 
     if node.admit().is_err() || first_byte(&stream, deadline).await.is_err() {
         return;
     }
-    let share = Share::from(&node.limits);
+    let rate = share(&node.limits);
     match tls {
         None => {
             handshake::run(
                 node,
-                Framing::new(Turns::new(stream, share), accepted.slot),
+                Framing::new(Turns::new(stream, rate), accepted.slot),
                 None,
                 Transport::Tcp,
                 deadline,
@@ -46,7 +46,7 @@ pub async fn serve(node: Arc<Node>, stream: TcpStream, accepted: Accepted, tls: 
             Ok(Ok(stream)) => {
                 handshake::run(
                     node,
-                    Framing::new(Turns::new(stream, share), accepted.slot),
+                    Framing::new(Turns::new(stream, rate), accepted.slot),
                     None,
                     Transport::Tcp,
                     deadline,

@@ -1,6 +1,6 @@
 //! A socket that gives the others a turn, and is read no faster than its share. Below our frames a peer can say much that
-//! comes to nothing, as a message of empty fragments without end, or pings: whoever reads it goes on in one poll as long as
-//! bytes are there, and no limit that counts frames or bodies ever sees them.
+//! comes to nothing, as a message of empty fragments without end does: whoever reads it goes on in one poll as long as bytes
+//! are there, and no limit that counts frames or bodies ever sees it.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -8,77 +8,62 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use ingress_core::buckets::{Bucket, Rate, RetryAfterMs};
 use process::config::Limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// Bytes read in one go. A frame of the largest size takes five turns.
-const TURN_BYTES: usize = 16 * 1024;
+/// Bytes read in one go, and charged at once. A frame of the largest size takes five turns.
+const TURN_BYTES: u32 = 16 * 1024;
 
-/// What a socket may say, in bytes: sustained, and at once.
-#[derive(Clone, Copy)]
-pub struct Share {
-    pub per_s: u32,
-    pub burst: u32,
-}
-
-impl From<&Limits> for Share {
-    fn from(limits: &Limits) -> Self {
-        match limits.connection_bytes_per_s {
-            0 => Self {
-                per_s: u32::MAX,
-                burst: u32::MAX,
-            },
-            per_s => Self {
-                per_s,
-                burst: limits.connection_bytes_burst.max(per_s),
-            },
-        }
-    }
+/// Bytes a socket may say; `None`: without limit.
+pub fn share(limits: &Limits) -> Option<Rate> {
+    (limits.connection_bytes_per_s > 0).then(|| Rate {
+        per_s: limits.connection_bytes_per_s,
+        // Less than a turn could not be charged.
+        burst: limits.connection_bytes_burst.max(TURN_BYTES),
+    })
 }
 
 pub struct Turns<S> {
     socket: S,
-    /// Read since it last waited.
+    /// Read and not charged yet.
     read: usize,
-    share: Share,
-    /// Bytes of its share that are left, as of `filled`.
-    left: u32,
-    filled: Instant,
-    /// Until its share is a turn again. Nobody pays for it who stays below.
+    share: Option<Rate>,
+    bucket: Bucket,
+    began: Instant,
+    /// Until the next turn may be charged. Nobody pays for it who stays below its share.
     rests: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Turns<S> {
-    pub fn new(socket: S, share: Share) -> Self {
+    pub fn new(socket: S, share: Option<Rate>) -> Self {
         Self {
             socket,
             read: 0,
             share,
-            left: share.burst,
-            filled: Instant::now(),
+            bucket: Bucket::default(),
+            began: Instant::now(),
             rests: None,
         }
     }
 
-    /// Ready when something is left of its share. The clock is looked at only when nothing is.
-    fn poll_share(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let per_s = f64::from(self.share.per_s);
-        let turn = f64::from(self.share.burst.min(TURN_BYTES as u32));
-        while self.left == 0 {
+    /// Ready while the turn lasts. At its end it is charged, and the others have theirs.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.read >= TURN_BYTES as usize {
             if let Some(rests) = &mut self.rests {
                 ready!(rests.as_mut().poll(cx));
                 self.rests = None;
             }
-            let now = Instant::now();
-            let came = now.duration_since(self.filled).as_secs_f64() * per_s;
-            if came < turn {
-                let rest = Duration::from_secs_f64((turn - came) / per_s);
-                self.rests = Some(Box::pin(tokio::time::sleep(rest)));
-            } else {
-                self.left = (came as u32).min(self.share.burst);
-                self.filled = now;
+            let now_ms = self.began.elapsed().as_millis() as u64;
+            let charged = self.share.map(|rate| self.bucket.take(now_ms, TURN_BYTES, rate));
+            if let Some(Err(RetryAfterMs(ms))) = charged {
+                self.rests = Some(Box::pin(tokio::time::sleep(Duration::from_millis(ms))));
+                continue;
             }
+            self.read -= TURN_BYTES as usize;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         Poll::Ready(())
     }
@@ -86,22 +71,10 @@ impl<S> Turns<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Turns<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.read >= TURN_BYTES {
-            self.read = 0;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        ready!(self.poll_share(cx));
+        ready!(self.poll_turn(cx));
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(cx, buf);
-        match polled {
-            Poll::Pending => self.read = 0,
-            Poll::Ready(_) => {
-                let bytes = buf.filled().len() - before;
-                self.read += bytes;
-                self.left = self.left.saturating_sub(bytes as u32);
-            }
-        }
+        self.read += buf.filled().len() - before;
         polled
     }
 }
@@ -139,11 +112,6 @@ mod tests {
 
     use super::*;
 
-    const UNLIMITED: Share = Share {
-        per_s: u32::MAX,
-        burst: u32::MAX,
-    };
-
     /// Reads so much, a little at a time, as WebSocket does.
     async fn read(socket: &mut Turns<tokio::io::Repeat>, bytes: usize) {
         let mut got = [0; 1024];
@@ -154,8 +122,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_socket_with_bytes_without_end_is_left_after_a_turn_and_gone_on_with() {
-        let mut socket = Turns::new(tokio::io::repeat(b'x'), UNLIMITED);
-        let mut reading = Box::pin(read(&mut socket, 4 * TURN_BYTES));
+        let mut socket = Turns::new(tokio::io::repeat(b'x'), None);
+        let mut reading = Box::pin(read(&mut socket, 4 * TURN_BYTES as usize));
         assert!(
             reading.as_mut().now_or_never().is_none(),
             "more than a turn in one poll"
@@ -166,7 +134,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_socket_is_read_no_faster_than_its_share() {
         let (per_s, burst) = (64 * 1024, 256 * 1024);
-        let mut socket = Turns::new(tokio::io::repeat(b'x'), Share { per_s, burst });
+        let mut socket = Turns::new(tokio::io::repeat(b'x'), Some(Rate { per_s, burst }));
         let began = Instant::now();
         read(&mut socket, burst as usize).await;
         assert_eq!(began.elapsed(), Duration::ZERO, "what fits at once waits for nothing");
@@ -189,15 +157,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_share_smaller_than_a_turn_is_a_share() {
-        let mut socket = Turns::new(
-            tokio::io::repeat(b'x'),
-            Share {
-                per_s: 1024,
-                burst: 1024,
-            },
-        );
+        let per_s = TURN_BYTES / 16;
+        let limits = Limits {
+            connection_bytes_per_s: per_s,
+            connection_bytes_burst: 1,
+            ..Limits::default()
+        };
+        let mut socket = Turns::new(tokio::io::repeat(b'x'), share(&limits));
         let began = Instant::now();
-        read(&mut socket, 11 * 1024).await;
-        assert!((9.5..10.5).contains(&began.elapsed().as_secs_f64()));
+        // One turn is there, and another is read before it is charged.
+        read(&mut socket, 4 * TURN_BYTES as usize).await;
+        let took = began.elapsed().as_secs_f64();
+        assert!((31.0..33.0).contains(&took), "two turns in {took} s");
     }
 }
