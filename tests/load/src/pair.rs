@@ -244,6 +244,20 @@ impl Pair {
         socket::text(&mut self.side(Who::Customer).out, frame.as_bytes());
     }
 
+    /// The customer says good-bye, if it is there.
+    pub fn close(&mut self, id: &str) {
+        if self.side(Who::Customer).phase >= Phase::Connected {
+            let frame = format!(r#"{{"act":{{"id":"{id}","close":{{}}}}}}"#);
+            socket::text(&mut self.side(Who::Customer).out, frame.as_bytes());
+        }
+    }
+
+    /// The customer has heard that it is over, or is not there to hear it.
+    pub fn closed(&self) -> bool {
+        let side = &self.sides[Who::Customer as usize];
+        side.phase < Phase::Connected || matches!(&side.state, Some((ConversationState::Idle, _)))
+    }
+
     /// Both sides have been told that they are talking to each other.
     pub fn active(&self) -> bool {
         self.sides.iter().all(|s| {

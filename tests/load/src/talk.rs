@@ -15,6 +15,8 @@ use crate::{Error, usage};
 
 /// Connections being set up at once.
 const SETUP_AT_ONCE: usize = 64;
+/// How long closing every conversation may take, in the end.
+const CLOSING: Duration = Duration::from_secs(10);
 
 pub struct Talk {
     args: Args,
@@ -297,11 +299,28 @@ impl Talk {
         if let Err(error) = last {
             eprintln!("load: {error}");
         }
-        let mut stats = self.world.stats.lock();
-        for line in &lines {
-            line.pair.lock().settle(&mut stats);
+        let report = {
+            let mut stats = self.world.stats.lock();
+            for line in &lines {
+                line.pair.lock().settle(&mut stats);
+            }
+            Report::new(&self.args, lines.len(), &stats)
+        };
+        self.close().await;
+        report
+    }
+
+    /// Leaves nobody in line behind: the next run would wait for those to be told their places. What is measured is over.
+    async fn close(&mut self) {
+        for line in &self.lines {
+            let mut pair = line.pair.lock();
+            pair.close(&format!("close-{}", line.index));
+            line.flush(&mut pair);
         }
-        Report::new(&self.args, lines.len(), &stats)
+        let lines = self.lines.clone();
+        if let Err(error) = drive::until("closing", CLOSING, &lines, &mut self.tasks, |p| p.closed()).await {
+            eprintln!("load: {error}");
+        }
     }
 }
 

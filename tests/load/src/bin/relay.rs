@@ -223,7 +223,12 @@ impl Speaker {
     fn act(&self, act: &Act) {
         let wanted: serde_json::Value = match act.request.map(|r| serde_json::from_str(r.get())) {
             Some(Ok(wanted)) => wanted,
-            _ => return,
+            _ => {
+                let customer = &self.user;
+                return self.say(format!(
+                    r#"{{"conversation":{{"conversation":"{customer}","last_seq":0,"recv":0,"read":0,"state":"idle"}}}}"#
+                ));
+            }
         };
         let agent = wanted["agent"].as_str().unwrap_or_default().to_owned();
         let agent_out = self.relay.connected.lock().get(&agent).cloned();
