@@ -4,7 +4,6 @@
 //! The order in `main`: `Config::load` → `logging::init` → `metrics::install_recorder` → `Drain::from_signals` →
 //! `Tasks::new` → build and bind everything → `ops::start` → spawn the roles → `drain::run_until` → exit with its code.
 
-pub mod aside;
 pub mod config;
 pub mod control;
 pub mod disk;
@@ -17,7 +16,6 @@ pub mod ops;
 pub mod recorder;
 pub mod tasks;
 
-pub use aside::Aside;
 pub use config::{Config, ConfigError};
 pub use control::{ControlState, ControlView};
 pub use drain::{Drain, run_until};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ingress::LocalDialer;
 use ordered_log::Log;
 use process::config::{Role, StoreKind};
-use process::{Aside, Config, ControlView, Drain, Exit, Health, Kind, Recorder, Tasks, run_until};
+use process::{Config, ControlView, Drain, Exit, Health, Kind, Recorder, Tasks, run_until};
 use store::History;
 use tokio::net::TcpListener;
 use wire::LaneTopics;
@@ -53,8 +53,6 @@ struct Process {
     tasks: Tasks,
     drain: Drain,
     recorder: Recorder,
-    /// History is written after everything was delivered.
-    aside: Aside,
 }
 
 /// Runs until a signal, or until a part fails.
@@ -148,7 +146,6 @@ async fn open_process(
         tasks: tasks.clone(),
         drain: drain.clone(),
         recorder,
-        aside: Aside::start(0).map_err(|e| Failed::new(Exit::Software, format!("no runtime: {e}")))?,
     })
 }
 
@@ -222,7 +219,6 @@ fn start_persistence(process: &Process) {
     }
     let service = persistence::Service::new(options, Arc::clone(&process.log), Arc::clone(&process.store));
     let drain = process.drain.clone();
-    let _beside = process.aside.enter();
     process.tasks.spawn(Kind::Essential, "persistence", service.run(drain));
 }
 

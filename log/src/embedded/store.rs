@@ -112,14 +112,15 @@ impl Store {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         let journals = journal::journals(&dir.join("db")).map_err(failed)?;
-        let database = Database::builder(dir.join("db"))
+        let db = Database::builder(dir.join("db"))
             .worker_threads(2)
             .cache_size(CACHE_BYTES)
-            .max_journaling_size(JOURNAL_BYTES);
-        let db = process::aside::opened(|| database.open()).map_err(|error| match error {
-            fjall::Error::Locked => LogError::Locked(dir.display().to_string()),
-            error => failed(error),
-        })?;
+            .max_journaling_size(JOURNAL_BYTES)
+            .open()
+            .map_err(|error| match error {
+                fjall::Error::Locked => LogError::Locked(dir.display().to_string()),
+                error => failed(error),
+            })?;
         for journal in journals {
             if let Some(damage) = journal.damage(dir).map_err(failed)? {
                 tracing::error!("{damage}");

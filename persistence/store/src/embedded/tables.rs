@@ -50,10 +50,10 @@ impl Tables {
     pub fn open(dir: &Path, ages: Ages) -> Result<Self, StoreError> {
         std::fs::create_dir_all(dir).map_err(|e| StoreError::Failed(format!("{}: {e}", dir.display())))?;
         let open = move || {
-            let database = Database::builder(dir)
+            let db = Database::builder(dir)
                 .max_journaling_size(1024 * MIB)
-                .cache_size(64 * MIB);
-            let db = process::aside::opened(|| database.open())?;
+                .cache_size(64 * MIB)
+                .open()?;
             Ok(Self {
                 events: db.keyspace("events", || bulk(64))?,
                 states: db.keyspace("states", || bulk(32))?,

@@ -45,10 +45,7 @@ impl Writer {
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || {
-                process::aside::give_way();
-                while rooms.turn() {}
-            })
+            .spawn(move || while rooms.turn() {})
             .map_err(|e| StoreError::Failed(format!("the store's writer cannot start: {e}")))?;
         Ok(Self {
             jobs: Some(jobs),
