@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use ordered_log::Log;
 use process::{Config, ControlView, Drain, Health, Kind, Recorder, Tasks};
 use store::History;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use wire::{Epoch, ErrorCode, LaneTopics, NodeId, limits};
 
 use crate::accept::{self, HttpSettings, Spoken};
@@ -233,9 +233,27 @@ async fn bind(address: &str) -> Result<(Option<TcpListener>, Option<SocketAddr>)
         address: address.to_owned(),
         source,
     };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = listen(address).await.map_err(failed)?;
     let at = listener.local_addr().map_err(failed)?;
     Ok((Some(listener), Some(at)))
+}
+
+/// `TcpListener::bind` with room for more than 1,024 who wait to be accepted.
+async fn listen(address: &str) -> std::io::Result<TcpListener> {
+    let mut failed = None;
+    for at in lookup_host(address).await? {
+        let socket = if at.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        match socket.bind(at).and_then(|()| socket.listen(limits::LISTEN_BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed.unwrap_or_else(|| std::io::Error::other("the name has no address")))
 }
 
 /// Everything the HTTP listener answers.
@@ -292,5 +310,24 @@ async fn as_problem(response: Response) -> Response {
             problem.status = other.as_u16();
             problem.into_response()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// 1,200 fit wherever `net.core.somaxconn` is not below its default of 4,096; 1,024 is what `TcpListener::bind` has room for.
+    #[tokio::test]
+    async fn many_may_wait_to_be_accepted() {
+        let listener = listen("localhost:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let waiting: Vec<_> = (0..1_200)
+            .map_while(|_| TcpStream::connect_timeout(&at, Duration::from_millis(500)).ok())
+            .collect();
+        assert_eq!(waiting.len(), 1_200);
     }
 }

@@ -63,6 +63,9 @@ pub const USER_READS_BURST: u32 = 400;
 pub const CONNECTIONS_PER_USER_MAX: usize = 32;
 /// Connections of one node.
 pub const CONNECTIONS_PER_NODE_MAX: usize = 200_000;
+/// Connections that may wait to be accepted, as far as the system allows (`net.core.somaxconn`, 4,096). One too many is not refused: its
+/// client tries again after a second, and of 2,000 that came back at once some did.
+pub const LISTEN_BACKLOG: u32 = 16_384;
 
 /// Events pushed to a connection beyond its last `recv`.
 pub const PUSH_WINDOW_EVENTS: usize = 128;
