@@ -17,6 +17,7 @@ use std::path::Path;
 use bytes::Bytes;
 use fjall::config::FilterPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, OwnedWriteBatch, PersistMode};
+use process::disk::GradualSync;
 use wire::{Offset, Partition};
 
 use super::chunk::{self, ChunkKey, Records};
@@ -36,6 +37,7 @@ pub(super) struct Store {
     pub meta: Keyspace,
     /// How often this directory was opened.
     pub generation: u64,
+    _gradual: GradualSync,
     /// Held as long as the database is open.
     _lock: File,
 }
@@ -146,6 +148,7 @@ impl Store {
         meta.insert(GENERATION, generation.to_be_bytes()).map_err(failed)?;
         db.persist(PersistMode::SyncAll).map_err(failed)?;
         Ok(Self {
+            _gradual: GradualSync::start(dir),
             db,
             records,
             meta,

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use process::disk::Room;
+use process::disk::{GradualSync, Room};
 use wire::{ConversationKey, Epoch, Lane, Partition, Tenant};
 
 use crate::retention::now_ms;
@@ -59,6 +59,7 @@ pub struct Embedded {
     // Before the tables: the thread ends first.
     writer: Writer,
     tables: Tables,
+    _gradual: GradualSync,
     room: Room,
 }
 
@@ -83,6 +84,7 @@ impl Embedded {
             sweeper,
             writer,
             tables,
+            _gradual: GradualSync::start(dir.as_ref()),
             room: Room::new(dir.as_ref(), options.free_bytes_kept),
         }))
     }

@@ -64,6 +64,8 @@ pub(super) struct Stage<'t> {
     marks: HashMap<Vec<u8>, StoredMarks>,
     /// Write times staged by careful writes, which the tables do not show yet.
     staged: HashMap<(u64, Bytes), i64>,
+    /// Keys and values of rows.
+    bytes: usize,
 }
 
 impl<'t> Stage<'t> {
@@ -74,7 +76,13 @@ impl<'t> Stage<'t> {
             out: BytesMut::with_capacity(bytes),
             marks: HashMap::new(),
             staged: HashMap::new(),
+            bytes: 0,
         }
+    }
+
+    /// What goes to the journal, but for marks and positions, which are small.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub fn is_empty(&self) -> bool {
@@ -241,6 +249,7 @@ impl<'t> Stage<'t> {
             }
             self.staged.insert((table.id(), key.clone()), time);
         }
+        self.bytes += key.len() + value.len();
         self.batch.insert(table, key, value);
         Ok(())
     }

@@ -16,6 +16,9 @@ const QUEUE_JOBS: usize = 64;
 /// Rows of one batch: what readers' latency pays for fewer system calls.
 const BATCH_ROWS_MAX: usize = 8_192;
 const BATCH_BYTES: usize = 64 * 1024;
+/// So much is synced without being asked: the disk takes its requests in turn, and a log on it would wait for all that was
+/// written since persistence last asked, 3 MiB or more. See `process::disk::GradualSync` for what fjall writes later.
+const UNSYNCED_BYTES_MAX: usize = 512 * 1024;
 
 type Reply = oneshot::Sender<Result<(), StoreError>>;
 pub(super) type SweepReply = oneshot::Sender<Result<Swept, StoreError>>;
@@ -37,12 +40,7 @@ impl Writer {
     pub fn start(tables: Tables) -> Result<Self, StoreError> {
         let highest = Highest::load(&tables)?;
         let (jobs, queue) = mpsc::channel(QUEUE_JOBS);
-        let mut rooms = Rooms {
-            tables,
-            highest,
-            is_dirty: true,
-            queue,
-        };
+        let mut rooms = Rooms::new(tables, highest, queue);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || while rooms.turn() {})
@@ -104,10 +102,22 @@ struct Rooms {
     highest: Highest,
     /// Something was written since the last sync; at the start by an earlier process, perhaps.
     is_dirty: bool,
+    /// About as many bytes are in the journal since then.
+    unsynced_bytes: usize,
     queue: mpsc::Receiver<Job>,
 }
 
 impl Rooms {
+    fn new(tables: Tables, highest: Highest, queue: mpsc::Receiver<Job>) -> Self {
+        Self {
+            tables,
+            highest,
+            is_dirty: true,
+            unsynced_bytes: 0,
+            queue,
+        }
+    }
+
     /// Takes what is queued, writes it as one batch, and answers. `false` when the store is closed.
     fn turn(&mut self) -> bool {
         let Some(first) = self.queue.blocking_recv() else {
@@ -148,6 +158,10 @@ impl Rooms {
         let outcome = self.commit(stage);
         let is_written = outcome.is_ok();
         answer(&mut written, outcome);
+        if is_written && self.unsynced_bytes >= UNSYNCED_BYTES_MAX {
+            // If it fails, so does the next that is asked for.
+            let _ = self.persist();
+        }
         for (from, reply) in sweeps {
             self.is_dirty = true;
             // Whoever asked may have gone.
@@ -170,6 +184,7 @@ impl Rooms {
             return Ok(());
         }
         self.is_dirty = true;
+        self.unsynced_bytes += stage.bytes();
         let batch = stage.finish().durability(Some(PersistMode::Buffer));
         batch.commit().map_err(failed)
     }
@@ -178,6 +193,7 @@ impl Rooms {
         if self.is_dirty {
             self.tables.db.persist(PersistMode::SyncData).map_err(failed)?;
             self.is_dirty = false;
+            self.unsynced_bytes = 0;
         }
         Ok(())
     }
@@ -187,5 +203,67 @@ fn answer(replies: &mut Vec<Reply>, outcome: Result<(), StoreError>) {
     for reply in replies.drain(..) {
         // Whoever asked may have gone.
         let _ = reply.send(outcome.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use wire::{ConversationKey, Epoch, Lane, Offset, Partition, Position, Seq, Tenant, User};
+
+    use super::super::tables::Ages;
+    use super::*;
+    use crate::{ConversationWrite, EventRow, Retention};
+
+    fn write(seq: u64, bytes: usize) -> Job {
+        let mut write = PartitionWrite::new(Lane::new("main").unwrap(), Epoch(1), Partition(0));
+        let position = Position::new(Epoch(1), Offset(seq));
+        write.conversations.push(ConversationWrite {
+            key: Some(ConversationKey::new(
+                Tenant::new("demo").unwrap(),
+                User::new("alice").unwrap(),
+            )),
+            events: vec![EventRow {
+                seq: Seq(seq),
+                staff_only: false,
+                at_ms: 1,
+                entry: Bytes::from(vec![b'x'; bytes]),
+                position,
+            }],
+            state: Some((Bytes::from_static(b"state"), position)),
+            last_seq: Seq(seq),
+            ..Default::default()
+        });
+        Job::Write(write, oneshot::channel().0)
+    }
+
+    #[test]
+    fn little_waits_for_the_sync_that_is_asked_for_and_much_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let ages = Ages {
+            retention: Arc::new(Retention::default()),
+            now_ms: Arc::new(|| 1),
+        };
+        let tables = Tables::open(dir.path(), ages).unwrap();
+        let highest = Highest::load(&tables).unwrap();
+        let (jobs, queue) = mpsc::channel(QUEUE_JOBS);
+        let mut rooms = Rooms::new(tables, highest, queue);
+        rooms.persist().unwrap();
+        let mut seq = 0;
+        let mut turn = |rooms: &mut Rooms, bytes| {
+            seq += 1;
+            assert!(jobs.try_send(write(seq, bytes)).is_ok());
+            assert!(rooms.turn());
+        };
+        // Two that are below the most together, and a third that brings them above it.
+        turn(&mut rooms, UNSYNCED_BYTES_MAX / 3);
+        turn(&mut rooms, UNSYNCED_BYTES_MAX / 3);
+        assert!(rooms.is_dirty);
+        turn(&mut rooms, UNSYNCED_BYTES_MAX / 3);
+        assert!(!rooms.is_dirty);
+        turn(&mut rooms, 1);
+        assert!(rooms.is_dirty);
     }
 }

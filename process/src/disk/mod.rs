@@ -1,6 +1,10 @@
 //! How much room is left on a disk. What keeps its data here stops taking more while there is still room: a write that fails
 //! half-way cannot be taken back, one that is refused can be tried again.
 
+mod gradual;
+
+pub use gradual::GradualSync;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
