@@ -82,6 +82,9 @@ fn fetching(options: &KafkaOptions, group: &str) -> ClientConfig {
         // What librdkafka holds unread, per client.
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", "16384")
+        // Once it holds that much it looks again after this long, not after a second (its default): a consumer with more than
+        // that before it, behind or at full load, would read for a fraction of each second (librdkafka#2879).
+        .set("fetch.queue.backoff.ms", "10")
         .set("check.crcs", "true");
     config
 }
