@@ -1,5 +1,7 @@
-//! How much room is left on a disk. What keeps its data here stops taking more while there is still room: a write that fails
-//! half-way cannot be taken back, one that is refused can be tried again.
+//! The disk that data is kept on: how much room it has, and how it is written to.
+//!
+//! What keeps its data here stops taking more while there is still room: a write that fails half-way cannot be taken back, one
+//! that is refused can be tried again.
 
 mod gradual;
 
