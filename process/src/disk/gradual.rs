@@ -2,7 +2,7 @@
 //!
 //! fjall writes a table of 32 or 64 MiB as fast as it can and syncs it once, at its end. A disk takes its requests in turn: a
 //! log's `fdatasync` of two kilobytes then waits for all of the table, and every send with it: 10 to 48 ms were seen. In pieces it
-//! waits for one of them, of [`PIECE_BYTES`] or of what was written during the one before: 3 to 8 ms. (RocksDB has
+//! waits for one of them, of [`PIECE_BYTES`] or of what was written during the one before: 3 to 10 ms. (RocksDB has
 //! `bytes_per_sync` for this.) The database does not know: it still syncs at the end, when little is left, and of an error of
 //! the disk it hears itself, as every open file does.
 
