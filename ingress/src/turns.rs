@@ -13,8 +13,9 @@ use process::config::Limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// Bytes read in one go, and charged at once. A frame of the largest size takes five turns.
-const TURN_BYTES: u32 = 16 * 1024;
+/// Bytes read in one go, and charged at once: some twelve messages, or 600 fragments of a byte. Of 1 KiB it costs 15 %
+/// of the throughput at 16 in flight, of 4 nothing to be seen; of 16, who waits behind twenty such sockets waits longer.
+const TURN_BYTES: u32 = 4 * 1024;
 
 /// Bytes a socket may say; `None`: without limit.
 pub fn share(limits: &Limits) -> Option<Rate> {
