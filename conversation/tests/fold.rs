@@ -1,5 +1,7 @@
 //! The fold's properties: any chunking, any repeats, replay from any offset give the same events and the same state.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+
 use std::collections::HashSet;
 
 use conversation::{Folded, State};

@@ -317,6 +317,7 @@ async fn over_grpc_the_link_is_the_same_and_its_end_removes_its_routes() {
             seen: Default::default(),
         };
         node.hello().await;
+        node.beat();
         node
     };
     let mut node = dial(7).await;
@@ -341,7 +342,7 @@ async fn over_grpc_the_link_is_the_same_and_its_end_removes_its_routes() {
 async fn a_silent_node_is_given_up_and_one_that_is_heard_gets_heartbeats() {
     let world = World::new().await;
     let running = world.start("w1");
-    let mut node = Node::attach(7, &running.handle).await;
+    let mut node = Node::attach_silent(7, &running.handle).await;
     node.next(|i| matches!(i, Item::Heartbeat(_))).await;
     tokio::time::sleep(Duration::from_millis(wire::limits::LINK_TIMEOUT_MS)).await;
     assert!(

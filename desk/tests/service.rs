@@ -24,6 +24,8 @@ use wire::record::{Act, AgentConnection, Alive, DeskRecord, Origin, Presence, Re
 use wire::{Epoch, Lane, LaneTopics, Offset, Partition, Tenant};
 
 const PARTITIONS: u32 = 3;
+/// Longer than anything takes that does not hang.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 fn topics() -> LaneTopics {
     LaneTopics {
@@ -59,7 +61,7 @@ impl Running {
     }
 
     fn start_with(log: Arc<dyn Log>, snapshot_interval_ms: u64) -> Self {
-        let tasks = Tasks::new(Drain::new(Duration::from_secs(5)));
+        let tasks = Tasks::new(Drain::new(PATIENCE));
         let health = Health::new();
         let options = Options {
             snapshot_interval_ms,
@@ -76,7 +78,7 @@ impl Running {
 
     async fn stop(self) {
         self.0.drain().start("test");
-        assert_eq!(self.0.join(Duration::from_secs(5)).await, process::tasks::Joined::All);
+        assert_eq!(self.0.join(PATIENCE).await, process::tasks::Joined::All);
         assert_eq!(self.0.failure(), None);
     }
 }
@@ -190,7 +192,7 @@ async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> 
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(Duration::from_secs(20), all)
+    timeout(PATIENCE, all)
         .await
         .unwrap_or_else(|_| panic!("not in time: {what}"));
 }

@@ -26,12 +26,12 @@ use tokio::time::timeout;
 use wire::event::entry_of;
 use wire::link::from_node::Item as In;
 use wire::link::from_worker::Item;
-use wire::link::{FromNode, NodeHello, Register, ToNode, ToWorker};
+use wire::link::{FromNode, Heartbeat, NodeHello, Register, ToNode, ToWorker};
 use wire::record::{Origin, Owner, Record, Role, Sender};
 use wire::{ConversationKey, Epoch, Generation, Lane, LaneTopics, Offset, Partition, Position, Tenant, User};
 
 pub const PARTITIONS: u32 = 2;
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(60);
 
 pub fn topics() -> LaneTopics {
     LaneTopics {
@@ -287,6 +287,13 @@ pub enum Incoming {
 
 impl Node {
     pub async fn attach(id: u64, handle: &delivery::Handle) -> Self {
+        let node = Self::attach_silent(id, handle).await;
+        node.beat();
+        node
+    }
+
+    /// One that says nothing by itself, and is given up after a while.
+    pub async fn attach_silent(id: u64, handle: &delivery::Handle) -> Self {
         let (sender, receiver) = handle.attach();
         let node = Node {
             id,
@@ -296,6 +303,23 @@ impl Node {
         };
         node.hello().await;
         node
+    }
+
+    /// Says that it is there as long as it is, as a real node does: on a busy machine seconds may pass between two steps of a test.
+    pub fn beat(&self) {
+        let sender = self.sender.downgrade();
+        tokio::spawn(async move {
+            while let Some(sender) = sender.upgrade() {
+                let items = vec![FromNode {
+                    item: Some(In::Heartbeat(Heartbeat {})),
+                }];
+                if sender.send(ToWorker { items }).await.is_err() {
+                    return;
+                }
+                drop(sender);
+                tokio::time::sleep(Duration::from_millis(wire::limits::LINK_HEARTBEAT_MS / 2)).await;
+            }
+        });
     }
 
     pub async fn hello(&self) {

@@ -24,7 +24,7 @@ macro_rules! behaviours {
 }
 pub(crate) use behaviours;
 
-pub const SOON: Duration = Duration::from_secs(45);
+pub const SOON: Duration = Duration::from_secs(120);
 
 pub fn unique(what: &str) -> String {
     static N: AtomicU64 = AtomicU64::new(0);

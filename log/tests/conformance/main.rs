@@ -18,7 +18,7 @@ use futures::FutureExt;
 use self::world::{World, worlds};
 
 /// Longer than any behaviour may take on a slow machine.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     // The reason stands in the result's line.

@@ -38,6 +38,7 @@ impl GradualSync {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::collections::HashMap;
+    use std::collections::hash_map::Entry;
     use std::ffi::{CString, OsStr};
     use std::fs::File;
     use std::io::{self, PipeReader, PipeWriter};
@@ -164,12 +165,12 @@ mod linux {
                 let key = (event.wd(), name.to_owned());
                 if event.events().contains(ReadFlags::CLOSE_WRITE) {
                     self.open.remove(&key);
-                } else if !self.open.contains_key(&key) {
+                } else if let Entry::Vacant(unknown) = self.open.entry(key) {
                     // Gone already: there is nothing to sync.
                     let Ok(file) = File::open(dir.join(OsStr::from_bytes(name.to_bytes()))) else {
                         continue;
                     };
-                    self.open.insert(key, Growing { file, synced_bytes: 0 });
+                    unknown.insert(Growing { file, synced_bytes: 0 });
                 }
             }
         }

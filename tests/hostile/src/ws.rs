@@ -1,6 +1,6 @@
 //! A WebSocket client that may send any bytes: frames are made by hand, and what the server sends is read strictly.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -259,9 +259,7 @@ impl Ws {
                 other => return Err(format!("{other:?} where a close with {code} is right")),
             }
         }
-        expect(self.raw.ends_within(Duration::from_secs(5)), || {
-            "the socket stays open after the close".into()
-        })
+        expect(self.raw.ends(), || "the socket stays open after the close".into())
     }
 
     /// Our own close was answered alike.
@@ -277,9 +275,7 @@ impl Ws {
                 _ => {}
             }
         }
-        expect(self.raw.ends_within(Duration::from_secs(5)), || {
-            "the socket stays open after the close".into()
-        })
+        expect(self.raw.ends(), || "the socket stays open after the close".into())
     }
 
     /// A WebSocket pong with this payload.

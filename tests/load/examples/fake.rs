@@ -1,6 +1,6 @@
 //! The clients' small test server on a port, to try the load generator by hand: `cargo run --release -p load --example fake -- 127.0.0.1:8090`.
 
-#[path = "../../../client/tests/fake/mod.rs"]
+#[path = "../../../client/tests/all/fake/mod.rs"]
 mod fake;
 
 #[tokio::main(flavor = "current_thread")]

@@ -47,11 +47,9 @@ impl Sample {
 
     /// Whether these are the bytes of body `n`.
     pub fn is_body(&self, n: u64, body: &[u8]) -> bool {
-        let read = body
-            .strip_prefix(BODY_HEAD)
+        body.strip_prefix(BODY_HEAD)
             .and_then(|rest| rest.split_at_checked(DIGITS))
-            .is_some_and(|(number, tail)| digits(number) == Some(n) && tail == self.tail);
-        read
+            .is_some_and(|(number, tail)| digits(number) == Some(n) && tail == self.tail)
     }
 }
 

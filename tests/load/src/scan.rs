@@ -115,7 +115,7 @@ mod tests {
             Seen::Placed { id: b"r-1", seq: 9 }
         );
         for (role, user, own) in [(Role::Customer, "cy", false), (Role::Agent, "bo", true)] {
-            assert_eq!(role_name(role).is_empty(), false);
+            assert!(!role_name(role).is_empty());
             let from = Sender {
                 role: role.into(),
                 user: user.into(),

@@ -347,7 +347,11 @@ fn pace(world: &World, lines: &[Arc<Line>], rate: f64, until_ns: u64, stop: &Ato
         // Customers and agents by turns, over all pairs.
         let sender = k % senders;
         let line = &lines[(sender / 2) as usize];
-        let who = if sender % 2 == 0 { Who::Customer } else { Who::Agent };
+        let who = if sender.is_multiple_of(2) {
+            Who::Customer
+        } else {
+            Who::Agent
+        };
         let mut pair = line.pair.lock();
         pair.side(who).intended.push_back(intended_ns);
         pair.pump(now_ns);

@@ -62,5 +62,6 @@ secret = "{SECRET}"
 
 /// A name for lane and keyspace that no run before had.
 pub fn unique_name() -> String {
-    format!("t{}", std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis()))
+    let now_ms = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis());
+    format!("t{now_ms}p{}", std::process::id())
 }

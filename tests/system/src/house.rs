@@ -7,7 +7,6 @@ use std::net::TcpListener;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::Failed;
@@ -29,17 +28,8 @@ const READY: Duration = Duration::from_secs(150);
 /// The secret of the tests' tenant.
 pub const SECRET: &str = "switchboard-dev";
 
-/// A port nobody listens on now, each given once; below the range that outgoing connections take theirs from.
 pub fn free_port() -> Result<u16, Failed> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let base = 20_000 + (std::process::id() % 100) as u16 * 100;
-    for _ in 0..1_000 {
-        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err(Failed("no free port".into()))
+    ports::claim().map_err(|e| Failed::because("a port", e))
 }
 
 /// Makes tables, on a lane of its own: no part of the run, nor of its history.

@@ -13,14 +13,14 @@ use sim::checker::{Report, Shown, Verdict, VoidLimits, check};
 
 use crate::Failed;
 use crate::house::House;
-use crate::people::{Habits, People};
+use crate::people::{Habits, People, Person};
 
-/// After heal every pending send must end within this (L1 says 10 s; a loaded test machine gets more).
-const SENDS_END: Duration = Duration::from_secs(40);
-/// All clients must be back within this.
-const BACK: Duration = Duration::from_secs(60);
-/// The history must hold everything within this.
-const STORED: Duration = Duration::from_secs(60);
+/// After heal every pending send ends within this or never (L1 says 10 s, which the simulation decides).
+const SENDS_END: Duration = Duration::from_secs(120);
+/// All clients are back within this or never.
+const BACK: Duration = Duration::from_secs(180);
+/// The history holds everything within this or never.
+const STORED: Duration = Duration::from_secs(180);
 
 /// What only the servers' own lines decide: a run without them would be green for want of evidence.
 const SERVERS_DECIDE: [&str; 5] = ["I11", "I12", "I13", "I16", "I20"];
@@ -222,31 +222,50 @@ impl Run {
         let pages = Pages::new(url).map_err(|e| Failed::because("history", e))?;
         let agent = self.people.persons.iter().find(|p| p.who.role == "agent").cloned();
         let mut done: Vec<Who> = Vec::new();
+        let mut reads = Vec::new();
         for person in self.people.persons.iter().filter(|p| p.who.role == "customer") {
             if done.contains(&person.who) {
                 continue;
             }
             done.push(person.who.clone());
-            for reader in agent.iter().chain([person]) {
-                self.read_all(&pages, reader, &person.who.user).await?;
-            }
+            reads.extend(
+                agent
+                    .iter()
+                    .chain([person])
+                    .map(|reader| (reader.clone(), person.who.user.clone())),
+            );
+        }
+        self.stored(&pages, &reads).await?;
+        for (reader, conversation) in &reads {
+            self.read_all(&pages, reader, conversation).await?;
         }
         Ok(())
     }
 
-    async fn read_all(&self, pages: &Pages, reader: &crate::people::Person, conversation: &str) -> Result<(), Failed> {
+    /// Waits until all of them were answered alike twice, two seconds apart: what was to be stored is stored.
+    async fn stored(&self, pages: &Pages, reads: &[(Person, String)]) -> Result<(), Failed> {
         let began = Instant::now();
         let mut last = None;
-        // Two equal answers, two seconds apart: what was to be stored is stored.
         loop {
-            match pages.after(&reader.token, conversation, 0, 1).await {
-                Ok(page) if last == Some(page.last_seq) => break,
-                Ok(page) => last = Some(page.last_seq),
-                Err(e) if began.elapsed() > STORED => return Err(Failed::because("the final read", e)),
-                Err(_) => {}
+            let mut now = Vec::new();
+            let mut failed = None;
+            for (reader, conversation) in reads {
+                match pages.after(&reader.token, conversation, 0, 1).await {
+                    Ok(page) => now.push(page.last_seq),
+                    Err(e) => failed = Some(e),
+                }
+            }
+            match failed {
+                Some(e) if began.elapsed() > STORED => return Err(Failed::because("the final read", e)),
+                Some(_) => last = None,
+                None if last.as_ref() == Some(&now) => return Ok(()),
+                None => last = Some(now),
             }
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
+    }
+
+    async fn read_all(&self, pages: &Pages, reader: &Person, conversation: &str) -> Result<(), Failed> {
         let mut after = 0;
         loop {
             let page = pages

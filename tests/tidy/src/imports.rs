@@ -70,11 +70,12 @@ const OURS: &[(&str, &[&str])] = &[
             "process",
         ],
     ),
-    ("system", &["client", "wire", "load", "sim", "switchboard"]),
+    ("ports", &[]),
+    ("system", &["client", "wire", "load", "sim", "switchboard", "ports"]),
     ("chaos", &["client", "wire", "load", "sim", "system", "switchboard"]),
-    ("edge", &["client", "wire"]),
+    ("edge", &["client", "wire", "ports"]),
     // It puts bad records into the log of a process that is stopped.
-    ("hostile", &["wire", "ordered-log"]),
+    ("hostile", &["wire", "ordered-log", "ports"]),
     ("tidy", &[]),
 ];
 

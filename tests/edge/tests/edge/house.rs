@@ -1,6 +1,5 @@
 //! A process of the built binary with ports and a directory of its own, gone with the test.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,7 +23,7 @@ pub fn binary() -> Option<PathBuf> {
 
 /// Not the default one: it must not be found in a log either.
 pub const SECRET: &str = "the-secret-of-the-edge-tests";
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(180);
 
 pub struct House {
     pub ws: u16,
@@ -34,9 +33,8 @@ pub struct House {
     child: Child,
 }
 
-/// A port nobody listens on now.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    ports::claim().unwrap()
 }
 
 impl House {

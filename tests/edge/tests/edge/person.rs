@@ -9,7 +9,7 @@ use wire::frames::{AgentState, ConversationState, Since};
 
 use crate::house::{House, token};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub const WAYS: [Transport; 4] = [
     Transport::WebSocket,

@@ -127,15 +127,20 @@ async fn clients_talk_over_tls_and_believe_only_their_authority() {
             .await
             .unwrap();
         let mut answer = Vec::new();
-        let _ = tokio::time::timeout(Duration::from_secs(15), clear.read_to_end(&mut answer))
+        let _ = tokio::time::timeout(Duration::from_secs(100), clear.read_to_end(&mut answer))
             .await
             .unwrap();
         assert!(!answer.starts_with(b"HTTP") && !answer.contains(&b'{'), "{answer:?}");
     }
 }
 
+/// Who is answered at all is answered in this time.
+const ANSWERED: Duration = Duration::from_secs(100);
+/// For an answer that must not come one can only wait a while.
+const NOT_ANSWERED: Duration = Duration::from_secs(5);
+
 /// Does the worker begin to speak HTTP/2 with whoever shows this?
-async fn link_answers(port: u16, ca: &Path, shown: Option<&Signed>) -> bool {
+async fn link_answers(port: u16, ca: &Path, shown: Option<&Signed>, patience: Duration) -> bool {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -163,7 +168,7 @@ async fn link_answers(port: u16, ca: &Path, shown: Option<&Signed>) -> bool {
         return false;
     }
     let mut first = [0; 9];
-    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut first)).await;
+    let read = tokio::time::timeout(patience, stream.read_exact(&mut first)).await;
     // A frame of type SETTINGS, or nothing.
     matches!(read, Ok(Ok(_))) && first[3] == 4
 }
@@ -190,13 +195,13 @@ async fn a_worker_speaks_to_nobody_without_a_certificate_of_its_authority() {
     let good = ours.sign(dir.path(), "node", "node-1", false);
     let expired = ours.sign(dir.path(), "node-expired", "node-1", true);
     let foreign = theirs.sign(dir.path(), "node-foreign", "node-1", false);
-    let answers = async |shown| link_answers(port, &ours.file, shown).await;
-    assert!(answers(Some(&good)).await);
-    assert!(!answers(None).await, "no certificate");
-    assert!(!answers(Some(&expired)).await, "an expired one");
-    assert!(!answers(Some(&foreign)).await, "another authority's");
+    let answers = async |shown, patience| link_answers(port, &ours.file, shown, patience).await;
+    assert!(answers(Some(&good), ANSWERED).await);
+    assert!(!answers(None, NOT_ANSWERED).await, "no certificate");
+    assert!(!answers(Some(&expired), NOT_ANSWERED).await, "an expired one");
+    assert!(!answers(Some(&foreign), NOT_ANSWERED).await, "another authority's");
     assert!(
-        !link_answers(port, &theirs.file, Some(&good)).await,
+        !link_answers(port, &theirs.file, Some(&good), NOT_ANSWERED).await,
         "the node does not believe the worker"
     );
     let mut clear = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -205,16 +210,16 @@ async fn a_worker_speaks_to_nobody_without_a_certificate_of_its_authority() {
         .await
         .unwrap();
     let mut first = [0; 9];
-    let read = tokio::time::timeout(Duration::from_secs(10), clear.read_exact(&mut first)).await;
+    let read = tokio::time::timeout(NOT_ANSWERED, clear.read_exact(&mut first)).await;
     assert!(!matches!(read, Ok(Ok(_))) || first[3] != 4, "in the clear: {first:?}");
-    assert!(answers(Some(&good)).await, "and it still works");
+    assert!(answers(Some(&good), ANSWERED).await, "and it still works");
 }
 
 /// All that is in the way of a node that has everything but its links.
 const NO_LINKS: &str = "links: looking for the partitions' owners\n";
 /// A node looks for the owners for 30 s, and is ready without them then: it is watched for much less.
 const WATCHED: Duration = Duration::from_secs(5);
-const STARTED: Duration = Duration::from_secs(60);
+const STARTED: Duration = Duration::from_secs(180);
 
 /// The link's keys for who shows this and believes that authority.
 fn link_tls(ca: &Authority, shown: &Signed) -> Vec<(&'static str, String)> {

@@ -78,10 +78,10 @@ fn device(name: &str) -> Hello<'_> {
     }
 }
 
-/// A token that would end in eight seconds, and a new one.
+/// A token that would end in fifteen seconds, and a new one.
 async fn refreshed_in_time(house: &House, way: Transport, name: &str) {
     let user = format!("refreshed-{name}");
-    let until = now_s() + 8 - limits::TOKEN_LEEWAY_S as i64;
+    let until = now_s() + 15 - limits::TOKEN_LEEWAY_S as i64;
     let hello = Hello {
         token: Some(token_until(&user, "customer", until)),
         ..Hello::default()
@@ -89,7 +89,7 @@ async fn refreshed_in_time(house: &House, way: Transport, name: &str) {
     let mut person = Person::connect(house, way, "customer", &user, hello);
     person.begun().await;
     person.handle.refresh(token(&user, "customer")).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_secs(17)).await;
     let session = person.session.clone();
     person.say(None, "still here").await;
     assert_eq!(person.session, session, "{name}: on the same connection");

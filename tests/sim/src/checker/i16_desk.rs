@@ -136,7 +136,7 @@ fn steps<'a>(facts: &Facts<'a>, tally: &mut Tally) -> Steps<'a> {
 fn apply<'a>(now: &mut Now<'a>, step: &Step<'a>, tally: &mut Tally) {
     for (customer, (place, at)) in &step.places {
         let known = ["idle", "wanted", "queue", "agent", "left"].contains(&place.state);
-        let one = known && (place.state == "agent") == !place.agent.is_empty();
+        let one = known && (place.state == "agent") != place.agent.is_empty();
         tally.case(one, &[*at], || format!("{customer} is in no one place: {place:?}"));
         tally.case(!place.cause.is_empty(), &[*at], || {
             format!("{customer} is moved to {:?} without a cause", place.state)

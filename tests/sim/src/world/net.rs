@@ -108,11 +108,11 @@ impl Env {
         self.send_link(link, false, Input::LinkAccepted { link });
     }
 
-    pub fn to_worker(&mut self, link: u64, items: Vec<FromNode>) {
+    pub fn send_to_worker(&mut self, link: u64, items: Vec<FromNode>) {
         self.send_link(link, true, Input::FromNode { link, items });
     }
 
-    pub fn to_node(&mut self, link: u64, items: Vec<FromWorker>) {
+    pub fn send_to_node(&mut self, link: u64, items: Vec<FromWorker>) {
         self.send_link(link, false, Input::FromWorker { link, items });
     }
 

@@ -167,7 +167,7 @@ impl Node {
             Input::Control(record) => self.controlled(env, now_ms, &record),
             Input::LinkAccepted { link } => self.link_accepted(env, link),
             Input::LinkClosed { link } => self.link_down(env, link),
-            Input::FromWorker { link, items } => self.from_worker(env, now_ms, link, items),
+            Input::FromWorker { link, items } => self.hear_worker(env, now_ms, link, items),
             _ => {}
         }
         self.send_links(env);
@@ -207,7 +207,7 @@ impl Node {
                         let connection = open.id;
                         if self.control.is_on("typing") {
                             let partition = partition_of(&key, env.log.partitions);
-                            self.to_owner(partition, |_| {
+                            self.send_to_owner(partition, |_| {
                                 Item::Typing(Typing {
                                     partition,
                                     connection,
@@ -268,7 +268,7 @@ impl Node {
                                 ..Acked::default()
                             })
                         };
-                        self.to_owner(partition, item);
+                        self.send_to_owner(partition, item);
                     }
                     Step::Ask { conversation, id, .. } => {
                         if learnt.is_some() {
@@ -445,7 +445,7 @@ impl Node {
                 until_us: env.now_us + ASK_TIMEOUT_US,
             },
         );
-        self.to_owner(partition, |_| {
+        self.send_to_owner(partition, |_| {
             Item::Ask(Ask {
                 ask,
                 partition,

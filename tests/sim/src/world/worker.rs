@@ -157,11 +157,9 @@ impl WorkerProc {
                 self.carry_out(env, now_ms);
                 env.join(self.id, group);
             }
-            Input::Records { partition, records, .. } => {
-                if self.owned.contains_key(&partition) {
-                    let entries = records.into_iter().map(entry_of);
-                    self.core.handle_records(now_ms, Partition(partition), entries);
-                }
+            Input::Records { partition, records, .. } if self.owned.contains_key(&partition) => {
+                let entries = records.into_iter().map(entry_of);
+                self.core.handle_records(now_ms, Partition(partition), entries);
             }
             Input::Reported { token, report } => self.reported(env, token, report),
             Input::Committed {
@@ -478,7 +476,7 @@ impl WorkerProc {
                     if let Some(l) = self.links.get_mut(&link.0) {
                         l.sent_us = env.now_us;
                     }
-                    env.to_node(link.0, items);
+                    env.send_to_node(link.0, items);
                 }
             }
             if idle {
@@ -573,7 +571,7 @@ impl WorkerProc {
                 let heartbeat = FromWorker {
                     item: Some(Item::Heartbeat(Heartbeat {})),
                 };
-                env.to_node(*link, vec![heartbeat]);
+                env.send_to_node(*link, vec![heartbeat]);
             }
         }
         if now_us >= self.second_at_us {

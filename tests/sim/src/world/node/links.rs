@@ -118,7 +118,7 @@ impl Node {
         let item = FromNode {
             item: Some(Item::Hello(hello)),
         };
-        env.to_worker(link, vec![item]);
+        env.send_to_worker(link, vec![item]);
         if let Some((_, l)) = self.by_link(link) {
             l.register = register;
         }
@@ -133,7 +133,7 @@ impl Node {
         }
     }
 
-    pub(super) fn to_owner(&mut self, partition: u32, item: impl FnOnce(Generation) -> Item) {
+    pub(super) fn send_to_owner(&mut self, partition: u32, item: impl FnOnce(Generation) -> Item) {
         let Some(owner) = self.owners.get(&partition) else {
             return;
         };
@@ -165,7 +165,7 @@ impl Node {
                 if let Some(l) = self.links.get_mut(&worker) {
                     l.sent_us = env.now_us;
                 }
-                env.to_worker(link, batch);
+                env.send_to_worker(link, batch);
             }
         }
     }
@@ -210,7 +210,7 @@ impl Node {
         })
     }
 
-    pub(super) fn from_worker(&mut self, env: &mut Env, now_ms: u64, link: u64, items: Vec<FromWorker>) {
+    pub(super) fn hear_worker(&mut self, env: &mut Env, now_ms: u64, link: u64, items: Vec<FromWorker>) {
         let now_us = env.now_us;
         let Some((_, l)) = self.by_link(link) else { return };
         l.heard_us = now_us;
